@@ -1,0 +1,276 @@
+"""The LLMDeployment API: the one source of the CRD, its defaults, bounds and manual.
+
+`python -m llm_operator.api.crd` turns these types into crds/llmdeployments.yaml. Descriptions are what
+`kubectl explain llmdeployment.spec` prints; messages of rules are what a refused `kubectl apply` prints.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from llm_operator.api.scheduling import LABEL_KEY, Affinity, LabelValue, Toleration
+from llm_operator.api.schema import ATOMIC_LIST, ApiModel, list_map, rule, rules
+
+GROUP = "llm.carepath.ai"
+VERSION = "v1alpha1"
+KIND = "LLMDeployment"
+PLURAL = "llmdeployments"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+Mode = Literal["mock", "qwen", "Qwen3-4B-Thinking-2507"]
+
+# The children are named after the object and get suffixes, and a Service name is a DNS label.
+NAME_RULE = rule(
+    "size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+    "`metadata.name` must be at most 40 characters of lower case letters, digits and '-', "
+    "start with a letter and end with a letter or digit",
+)
+IMAGE_PATTERN = (
+    "^([a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?([.][a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?)*(:[0-9]+)?/)?"
+    "[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)*"
+    "(:[a-zA-Z0-9_][-a-zA-Z0-9_.]{0,127})?(@sha256:[a-f0-9]{64})?$"
+)
+QUANTITY_PATTERN = r"^([+]?[0-9]+([.][0-9]*)?|[.][0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]+))?$"
+
+Quantity = Annotated[
+    str | int,
+    Field(
+        json_schema_extra={
+            "x-kubernetes-int-or-string": True,
+            "pattern": QUANTITY_PATTERN,
+            "maxLength": 32,
+        },
+    ),
+]
+Quantities = Annotated[
+    dict[str, Quantity],
+    Field(
+        max_length=8,
+        json_schema_extra=rules(
+            rule(
+                "self.all(name, name in ['cpu', 'memory', 'ephemeral-storage'] || name.contains('/')"
+                " || name.startsWith('hugepages-'))",
+                "resource names must be cpu, memory, ephemeral-storage, hugepages-<size> or an extended "
+                "resource with a domain such as nvidia.com/gpu",
+            ),
+        ),
+    ),
+]
+
+
+class LocalObjectReference(ApiModel):
+    """Names an object in the same namespace."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=253,
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        description="Name of the object, in the namespace of the LLMDeployment.",
+    )
+
+
+class ResourceRequirements(ApiModel, json_schema_extra=rules(
+    rule(
+        "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || "
+        "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
+        "every entry of `requests` must be less than or equal to the entry of the same name in `limits`",
+    ),
+)):  # fmt: skip
+    """Compute resources of each server pod."""
+
+    requests: Quantities | None = Field(
+        None,
+        description="Resources reserved for each pod, for example `cpu: 500m` and `memory: 1Gi`; a node "
+        "must have this much free for the pod to start.",
+    )
+    limits: Quantities | None = Field(
+        None,
+        description="Most that each pod may use. A server that goes over its `memory` limit is killed "
+        "(OOMKilled); `cpu` is throttled.",
+    )
+
+
+class LLMDeploymentSpec(ApiModel, json_schema_extra={
+    **rules(
+        rule(
+            f"!has(self.image) || self.image.matches('{IMAGE_PATTERN}')",
+            "`image` must be a container image reference such as registry.example.com/team/server:1.2 "
+            "or registry.example.com/team/server@sha256:<64 hex digits>",
+            field_path=".image",
+        ),
+        rule(
+            f"!has(self.nodeSelector) || self.nodeSelector.all(key, size(key) <= 317 && key.matches('{LABEL_KEY}'))",
+            "keys of `nodeSelector` must be node label names such as kubernetes.io/arch",
+            field_path=".nodeSelector",
+        ),
+    ),
+}):  # fmt: skip
+    """What the user wants to run. Only `mode` is required."""
+
+    mode: Mode = Field(
+        description="What answers requests: `mock` returns fixed text without any model; `qwen` (also written "
+        "`Qwen3-4B-Thinking-2507`) runs the language model. The server image must support the mode; one that "
+        "does not says so, and the old pods keep serving.",
+    )
+    replicas: int = Field(
+        1,
+        ge=0,
+        le=100,
+        description="Number of server pods, 0 to 100. `kubectl scale` and a HorizontalPodAutoscaler set this field.",
+        json_schema_extra={"format": "int32"},
+    )
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
+        None,
+        description="Image of the inference server. Unset means the image that the operator was installed with.",
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        "IfNotPresent", description="When the node pulls the image."
+    )
+    image_pull_secrets: list[LocalObjectReference] | None = Field(
+        None,
+        max_length=8,
+        description="Secrets of this namespace that hold credentials for private registries.",
+        json_schema_extra=list_map("name"),
+    )
+    resources: ResourceRequirements | None = Field(
+        None, description="Compute resources of each pod; unset means no requests and no limits."
+    )
+    node_selector: dict[str, LabelValue] | None = Field(
+        None,
+        max_length=16,
+        description="Labels a node must carry for pods to run on it.",
+    )
+    tolerations: list[Toleration] | None = Field(
+        None,
+        max_length=16,
+        description="Taints the pods tolerate, for example those of GPU nodes.",
+        json_schema_extra=ATOMIC_LIST,
+    )
+    affinity: Affinity | None = Field(None, description="Rules for which nodes and neighbours the pods should have.")
+    priority_class_name: (
+        Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")] | None
+    ) = Field(None, description="PriorityClass of the pods; it must exist, or no pod can be created.")
+
+
+class Condition(ApiModel):
+    """One fact about the object, in the form of metav1.Condition."""
+
+    type: str = Field(
+        max_length=316,
+        pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        description="Type of the condition: Ready, Available, Reconciling or Stalled.",
+    )
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
+    observed_generation: int | None = Field(
+        None,
+        ge=0,
+        description="The metadata.generation this condition speaks about.",
+        json_schema_extra={"format": "int64"},
+    )
+    last_transition_time: str = Field(
+        description="When `status` last changed.", json_schema_extra={"format": "date-time"}
+    )
+    reason: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        description="Why, in one CamelCase word.",
+    )
+    message: str = Field(max_length=32768, description="Why, in words, with what to do about it.")
+
+
+class LLMDeploymentStatus(ApiModel):
+    """What the operator observed. Written by the operator only."""
+
+    observed_generation: int | None = Field(
+        None,
+        description="The metadata.generation the status speaks about; -1 until the operator has seen the object.",
+        json_schema_extra={"format": "int64"},
+    )
+    mode: str | None = Field(None, max_length=64, description="Mode that the operator last applied.")
+    replicas: int | None = Field(
+        None, ge=0, description="Server pods that exist.", json_schema_extra={"format": "int32"}
+    )
+    ready_replicas: int | None = Field(
+        None,
+        ge=0,
+        description="Server pods that answer their readiness probe.",
+        json_schema_extra={"format": "int32"},
+    )
+    selector: str | None = Field(
+        None, max_length=512, description="Label selector of the server pods, for autoscalers."
+    )
+    url: str | None = Field(
+        None,
+        max_length=512,
+        description="Address of the Service inside the cluster; POST /triage is below it.",
+    )
+    conditions: list[Condition] | None = Field(
+        None,
+        max_length=16,
+        description="Ready sums up; Available tells whether anything serves; Reconciling and Stalled are present "
+        "only while true. Works with `kubectl wait --for=condition=Ready`.",
+        json_schema_extra=list_map("type"),
+    )
+
+
+class LLMDeployment(ApiModel, json_schema_extra=rules(NAME_RULE)):
+    """Declares a language model server; the operator keeps a healthy Deployment and Service behind it."""
+
+    spec: LLMDeploymentSpec = Field(description="What to run.")
+    status: LLMDeploymentStatus = Field(
+        # kstatus would take an object without conditions for healthy; -1 says "not seen yet" from the first moment.
+        default_factory=lambda: LLMDeploymentStatus(observed_generation=-1),
+        description="What the operator observed.",
+    )
+
+
+PRINTER_COLUMNS: list[dict[str, Any]] = [
+    {"name": "Mode", "type": "string", "jsonPath": ".spec.mode", "description": "Declared mode."},
+    {
+        "name": "Ready",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="Ready")].status',
+        "description": "Whether every replica runs the declared spec and answers.",
+    },
+    {
+        "name": "Reason",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="Ready")].reason',
+        "description": "Why Ready has its value.",
+    },
+    {
+        "name": "Replicas",
+        "type": "integer",
+        "jsonPath": ".status.readyReplicas",
+        "description": "Replicas that answer.",
+    },
+    {
+        "name": "URL",
+        "type": "string",
+        "jsonPath": ".status.url",
+        "description": "Address inside the cluster.",
+    },
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {
+        "name": "Desired",
+        "type": "integer",
+        "jsonPath": ".spec.replicas",
+        "priority": 1,
+        "description": "Replicas declared.",
+    },
+    {
+        "name": "Image",
+        "type": "string",
+        "jsonPath": ".spec.image",
+        "priority": 1,
+        "description": "Declared image.",
+    },
+    {
+        "name": "Message",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="Ready")].message',
+        "priority": 1,
+        "description": "Why Ready has its value, in words.",
+    },
+]

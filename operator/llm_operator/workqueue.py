@@ -1,0 +1,94 @@
+"""A deduplicating queue of keys: the asyncio counterpart of client-go's workqueue.
+
+However often a key is added, it is handed out once, never to two workers at a time, and again if it was
+added while being worked on. Failures come back after an exponential back-off with jitter. Used by
+controller.py; all methods are to be called from one event loop.
+"""
+
+import asyncio
+import random
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class WorkQueue(Generic[Key]):
+    """Keys to work on. `get`, work, then `done`, and `retry` or `forget`."""
+
+    def __init__(self, *, first_retry: float = 0.5, longest_retry: float = 300.0) -> None:
+        self._first_retry = first_retry
+        self._longest_retry = longest_retry
+        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._queued_since: dict[Key, float] = {}
+        self._working_since: dict[Key, float] = {}
+        self._dirty: set[Key] = set()
+        self._failures: dict[Key, int] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+
+    def add(self, key: Key) -> None:
+        """Have the key worked on as soon as a worker is free."""
+        if key in self._working_since:
+            self._dirty.add(key)
+        elif key not in self._queued_since:
+            self._queued_since[key] = _now()
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Have the key worked on in `seconds`, or earlier if a shorter wait is already running."""
+        due = _now() + seconds
+        timer = self._timers.get(key)
+        if timer is not None:
+            if timer.when() <= due:
+                return
+            timer.cancel()
+        self._timers[key] = asyncio.get_running_loop().call_at(due, self._fire, key)
+
+    def retry(self, key: Key, *, at_least: float = 0.0) -> float:
+        """Have the key worked on again after its back-off; returns the seconds until then."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        delay = min(self._first_retry * 2.0 ** min(failures, 32), self._longest_retry)
+        delay = max(delay * random.uniform(0.8, 1.2), at_least)  # noqa: S311 - jitter, not a secret
+        self.add_after(key, delay)
+        return delay
+
+    def forget(self, key: Key) -> None:
+        """The last attempt succeeded: the next failure starts with the shortest back-off again."""
+        self._failures.pop(key, None)
+
+    async def get(self) -> Key:
+        """Wait for a key. The caller owns it until `done`."""
+        key = await self._ready.get()
+        del self._queued_since[key]
+        self._working_since[key] = _now()
+        return key
+
+    def done(self, key: Key) -> None:
+        """Give the key back; it comes again at once if it was added meanwhile."""
+        del self._working_since[key]
+        if key in self._dirty:
+            self._dirty.discard(key)
+            self.add(key)
+
+    def oldest_seconds(self) -> float:
+        """How long the longest-waiting or longest-running key has been in the queue or in work."""
+        since = [*self._queued_since.values(), *self._working_since.values()]
+        return _now() - min(since) if since else 0.0
+
+    def close(self) -> None:
+        """Cancel all timers."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def __len__(self) -> int:
+        return len(self._queued_since)
+
+    def _fire(self, key: Key) -> None:
+        del self._timers[key]
+        self.add(key)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
