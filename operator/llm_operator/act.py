@@ -9,8 +9,8 @@ import logging
 
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import API_VERSION, KIND
-from llm_operator.core.drift import first_difference
-from llm_operator.core.model import Observation, Plan
+from llm_operator.core.drift import drift, restore_lists
+from llm_operator.core.model import Apply, Observation, Plan
 from llm_operator.core.names import Manifest
 from llm_operator.kube import ApiError, Kube
 
@@ -30,7 +30,7 @@ async def apply_children(kube: Kube, observation: Observation, plan: Plan) -> tu
     for action in plan.actions:
         kind, name = action.manifest["kind"], action.manifest["metadata"]["name"]
         try:
-            stored = await kube.apply(action.manifest, uid=action.uid)
+            stored = await _put(kube, action)
         except ApiError as error:
             if error.status not in REFUSED:
                 raise
@@ -40,7 +40,7 @@ async def apply_children(kube: Kube, observation: Observation, plan: Plan) -> tu
             )
         log.info("applied %s %s/%s", kind, action.manifest["metadata"]["namespace"], name)
         observation = _with(observation, stored)
-        path = first_difference(action.manifest, stored)
+        path = drift(action.manifest, stored)
         if path is not None:
             obstacle = Finding(
                 Reason.DRIFT_NOT_REPAIRED,
@@ -68,6 +68,21 @@ async def write_status(kube: Kube, observation: Observation, status: Manifest) -
         }
     )
     return True
+
+
+async def _put(kube: Kube, action: Apply) -> Manifest:
+    live = action.live
+    if live is None:
+        return await kube.apply(action.manifest, uid=None)
+    try:
+        stored = await kube.apply(action.manifest, uid=live["metadata"]["uid"])
+    except ApiError as error:
+        if error.status != 422:
+            raise
+        stored = live
+    if stored is live or drift(action.manifest, stored) is not None:
+        stored = await kube.patch(action.manifest, restore_lists(action.manifest, stored))
+    return stored
 
 
 def _with(observation: Observation, stored: Manifest) -> Observation:

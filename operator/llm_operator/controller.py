@@ -67,7 +67,7 @@ class Controller:
     async def _resync(self) -> None:
         uids = set()
         for namespace in self._namespaces:
-            for live in await self._kube.list(LLMDEPLOYMENTS, namespace):
+            for live in await self._kube.find(LLMDEPLOYMENTS, namespace):
                 uids.add(live["metadata"]["uid"])
                 self.queue.add((live["metadata"]["namespace"], live["metadata"]["name"]))
         self._reconciler.repairs.forget(uids)

@@ -98,7 +98,7 @@ class Kube:
                 return None
             raise
 
-    async def list(
+    async def find(
         self, resource: Resource, namespace: str | None = None, *, label_selector: str | None = None
     ) -> list[Manifest]:
         """All live objects, of one namespace or of all."""
@@ -121,6 +121,13 @@ class Kube:
             force=uid is not None,
         )
 
+    async def patch(self, manifest: Manifest, operations: list[Manifest]) -> Manifest:
+        """JSON patch the object that `manifest` names."""
+        metadata = manifest["metadata"]
+        path = _path(BY_KIND[manifest["kind"]], metadata["namespace"], metadata["name"])
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._request("PATCH", path, query, operations, "application/json-patch+json")
+
     async def apply_status(self, parent: Manifest) -> Manifest:
         """Server-side apply the status of an LLMDeployment; 409 if it changed since it was read."""
         metadata = parent["metadata"]
@@ -136,7 +143,7 @@ class Kube:
         method: str,
         path: str,
         query: dict[str, str] | None = None,
-        body: Manifest | None = None,
+        body: Manifest | list[Manifest] | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
         _, url, headers, _, _ = await self._api.param_serialize(

@@ -20,7 +20,7 @@ async def observe(kube: Kube, namespace: str, name: str, now: datetime) -> Obser
     deployment, service, pods = await asyncio.gather(
         kube.get(DEPLOYMENTS, namespace, name),
         kube.get(SERVICES, namespace, name),
-        kube.list(PODS, namespace, label_selector=names.selector_string(name)),
+        kube.find(PODS, namespace, label_selector=names.selector_string(name)),
     )
     return Observation(parent=parse_parent(live), deployment=deployment, service=service, pods=tuple(pods), now=now)
 

@@ -49,10 +49,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Server-side apply of one child. Without `uid` the object must not exist yet under another manager."""
+    """Server-side apply of one child over what was observed; None means that it is to be created."""
 
     manifest: Manifest
-    uid: str | None
+    live: Manifest | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import GROUP, KIND
 from llm_operator.core.children import build_deployment, build_service
-from llm_operator.core.drift import first_difference
+from llm_operator.core.drift import drift
 from llm_operator.core.model import Apply, InvalidSpec, Observation, Parent, Plan, Settings
 from llm_operator.core.names import Manifest
 
@@ -25,24 +25,20 @@ def plan(observation: Observation, settings: Settings) -> Plan:
         (build_service(parent), observation.service),
         (build_deployment(parent, parent.spec, settings), observation.deployment),
     )
-    return Plan(actions=tuple(_apply(desired, live) for desired, live in wanted if needs_apply(desired, live)))
+    return Plan(actions=tuple(Apply(desired, live) for desired, live in wanted if needs_apply(desired, live)))
 
 
 def needs_apply(desired: Manifest, live: Manifest | None) -> bool:
     """Whether writing `desired` would change anything. An object that is being deleted is left to go first."""
     if live is None:
         return True
-    return "deletionTimestamp" not in live["metadata"] and first_difference(desired, live) is not None
+    return "deletionTimestamp" not in live["metadata"] and drift(desired, live) is not None
 
 
 def controls(parent: Parent, live: Manifest) -> bool:
     """Whether the live object is this parent's own child, and not one of a namesake."""
     controller = _controller(live)
     return controller is not None and controller["uid"] == parent.uid
-
-
-def _apply(desired: Manifest, live: Manifest | None) -> Apply:
-    return Apply(desired, uid=None if live is None else live["metadata"]["uid"])
 
 
 def _name_taken(parent: Parent, live: Manifest | None) -> Finding | None:

@@ -30,12 +30,13 @@ def build_status(observation: Observation, obstacle: Finding | None) -> Manifest
         "replicas": counts.get("replicas", 0),
         "readyReplicas": counts.get("readyReplicas", 0),
         "selector": names.selector_string(parent.name),
-        "url": names.url(parent.name, parent.namespace),
         "conditions": _conditions(observation, ready, _availability(deployment)),
     }
     mode = _applied_mode(deployment)
     if mode is not None:
         status["mode"] = mode
+    if observation.service is not None and controls(parent, observation.service):
+        status["url"] = names.url(parent.name, parent.namespace)
     return status
 
 

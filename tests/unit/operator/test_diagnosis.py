@@ -22,10 +22,22 @@ UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedul
 LAST_WORDS = json.dumps({"reason": "ModeNotSupported", "message": "no qwen here.", "remedy": "Set LLM_MODE=mock."})
 
 CASES: dict[str, tuple[dict[str, Any], Reason, str]] = {
-    "the image name is not a name": ({"containerStatuses": waiting("InvalidImageName")}, Reason.INVALID_IMAGE_NAME, "x:1"),
-    "the image is not there": ({"containerStatuses": waiting("ErrImagePull", "x:1: not found")}, Reason.IMAGE_PULL_FAILED, "not found"),
+    "the image name is not a name": (
+        {"containerStatuses": waiting("InvalidImageName")},
+        Reason.INVALID_IMAGE_NAME,
+        "x:1",
+    ),
+    "the image is not there": (
+        {"containerStatuses": waiting("ErrImagePull", "x:1: not found")},
+        Reason.IMAGE_PULL_FAILED,
+        "not found",
+    ),
     "the runtime waits before it pulls again": (
-        {"containerStatuses": waiting("ImagePullBackOff", 'Back-off pulling image "x:1": ErrImagePull: x:1: not found')},
+        {
+            "containerStatuses": waiting(
+                "ImagePullBackOff", 'Back-off pulling image "x:1": ErrImagePull: x:1: not found'
+            )
+        },
         Reason.IMAGE_PULL_FAILED,
         "It says: x:1: not found",
     ),
@@ -48,7 +60,7 @@ CASES: dict[str, tuple[dict[str, Any], Reason, str]] = {
     ),
     "an init container fails": ({"initContainerStatuses": died(1)}, Reason.CRASH_LOOP, "code 1"),
     "no node fits": ({"conditions": [UNSCHEDULABLE]}, Reason.UNSCHEDULABLE, "0/3 nodes"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("status", "reason", "words"), CASES.values(), ids=CASES)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_operator.core import quantity
-from llm_operator.core.children import build_deployment
-from llm_operator.core.drift import first_difference
+from llm_operator.core.children import build_deployment, build_service
+from llm_operator.core.drift import drift, first_difference, restore_lists
 from tests.unit.operator.builders import SETTINGS, a_parent, a_spec, as_stored
 
 DESIRED = build_deployment(a_parent(), a_spec(replicas=2, resources={"limits": {"memory": "1Gi"}}), SETTINGS)
@@ -27,10 +27,10 @@ def test_defaults_of_the_api_server_are_no_difference() -> None:
 
 def test_what_others_add_is_no_difference() -> None:
     stored = live()
-    stored["spec"]["template"]["spec"]["containers"].append({"name": "sidecar", "image": "s:1"})
+    stored["spec"]["template"]["spec"]["volumes"].append({"name": "extra", "emptyDir": {}})
     stored["spec"]["template"]["metadata"]["annotations"] = {"kubectl.kubernetes.io/restartedAt": "now"}
     container(stored)["env"].append({"name": "EXTRA", "value": "1"})
-    assert first_difference(DESIRED, stored) is None
+    assert drift(DESIRED, stored) is None
 
 
 def edits() -> dict[str, Any]:
@@ -61,6 +61,9 @@ def edits() -> dict[str, Any]:
     def rename_container(stored: dict[str, Any]) -> None:
         container(stored)["name"] = "other"
 
+    def add_container(stored: dict[str, Any]) -> None:
+        stored["spec"]["template"]["spec"]["containers"].append({"name": "sidecar", "image": "s:1"})
+
     return {edit.__name__: edit for edit in list(locals().values())}
 
 
@@ -68,7 +71,7 @@ def edits() -> dict[str, Any]:
 def test_an_edited_field_is_found(edit: Any) -> None:
     stored = live()
     edit(stored)
-    assert first_difference(DESIRED, stored) is not None
+    assert drift(DESIRED, stored) is not None
 
 
 def test_the_path_names_the_field() -> None:
@@ -95,9 +98,30 @@ def test_other_things_are_not_equal_quantities(one: object, other: object) -> No
     assert not quantity.equal(one, other)
 
 
+def test_a_container_beside_the_server_is_taken_out_and_nothing_else_is_touched() -> None:
+    stored = live()
+    stored["spec"]["template"]["spec"]["containers"].insert(0, {"name": "sidecar", "image": "s:1"})
+    version, change = restore_lists(DESIRED, stored)
+    assert version == {"op": "replace", "path": "/metadata/resourceVersion", "value": "1"}
+    assert change == {"op": "remove", "path": "/spec/template/spec/containers/0"}
+
+
+def test_a_port_in_the_way_is_replaced() -> None:
+    service = build_service(a_parent())
+    stored = as_stored(service)
+    stored["spec"]["ports"] = [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8002}]
+    assert restore_lists(service, stored)[-1] == {
+        "op": "replace",
+        "path": "/spec/ports",
+        "value": service["spec"]["ports"],
+    }
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text("ab", max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", min_size=1, max_size=2), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", min_size=1, max_size=2), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 

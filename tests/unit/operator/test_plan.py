@@ -19,7 +19,7 @@ def kinds(observation: Any) -> list[str]:
 def test_a_new_object_gets_a_service_and_a_deployment() -> None:
     observation = an_observation()
     assert kinds(observation) == ["Service", "Deployment"]
-    assert all(action.uid is None for action in plan(observation, SETTINGS).actions)
+    assert all(action.live is None for action in plan(observation, SETTINGS).actions)
 
 
 def test_a_deleted_child_comes_back() -> None:
@@ -34,7 +34,7 @@ def test_an_edited_child_is_repaired_and_only_that_one() -> None:
     observation.service["spec"]["ports"][0]["port"] = 80
     (action,) = plan(observation, SETTINGS).actions
     assert action.manifest["kind"] == "Service"
-    assert action.uid == "uid-Service"
+    assert action.live is observation.service
 
 
 def test_a_child_that_is_being_deleted_is_left_to_go_first() -> None:

@@ -94,6 +94,7 @@ def test_a_foreign_deployment_gives_neither_replicas_nor_availability() -> None:
     status = build_status(observation, Finding(Reason.NAME_CONFLICT, "why"))
     assert status["replicas"] == 0
     assert "mode" not in status
+    assert "url" in status, "the Service is our own"
     assert conditions(observation, Finding(Reason.NAME_CONFLICT, "why"))["Available"][0] == "False"
 
 

@@ -1,0 +1,96 @@
+# Every target works from a fresh clone. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+LOCAL_KUBECONFIG := $(CURDIR)/.local/kubeconfig
+# What is set by the caller wins; else the local cluster.
+export KUBECONFIG ?= $(LOCAL_KUBECONFIG)
+# kubectl of the cluster's version, where the cluster was built here.
+export PATH := $(shell python3 -m tests.cluster binaries --print-dir 2>/dev/null):$(PATH)
+
+CLUSTER := python3 -m tests.cluster
+BIN := .venv/bin
+SETUP := .venv/.complete
+PYTEST := $(BIN)/pytest --durations=10
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(SETUP): pyproject.toml uv.lock scripts/uv.sh
+	@echo "==> Python packages"
+	"$$(scripts/uv.sh)" sync --frozen --extra operator --extra server --extra dev
+	touch $@
+
+.PHONY: setup
+setup: $(SETUP) ## Install the Python packages into .venv
+
+.PHONY: demo
+demo: $(SETUP) deploy-local ## Cluster, images, operator, an LLMDeployment, a /triage reply: the main job
+	@KUBECONFIG=$(LOCAL_KUBECONFIG) scripts/demo.sh
+
+.PHONY: test
+test: check unit integration e2e ## All tests, and what they need
+
+.PHONY: check
+check: $(SETUP) ## Format, lint, types, import rules, the CI workflow
+	@echo "==> Checks"
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/mypy --strict -p tests.cluster -p tests.images
+	$(BIN)/lint-imports --no-logo
+	"$$($(CLUSTER) binaries actionlint)" .github/workflows/*.yml
+
+.PHONY: unit
+unit: $(SETUP) ## Fast tests: no cluster, no network
+	@echo "==> Unit tests"
+	$(PYTEST) -m "not integration and not e2e"
+
+.PHONY: integration
+integration: $(SETUP) ## Tests on a real control plane with simulated nodes
+	@echo "==> Integration tests"
+	$(PYTEST) -m integration
+
+.PHONY: e2e
+e2e: $(SETUP) deploy-local ## Tests on a real node: images, operator in a pod, real servers
+	@echo "==> End-to-end tests"
+	KUBECONFIG=$(LOCAL_KUBECONFIG) $(PYTEST) -m e2e
+
+.PHONY: fmt
+fmt: $(SETUP) ## Format and fix what can be fixed
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+.PHONY: generate
+generate: $(SETUP) ## Write crds/ and docs/api.md from the API types
+	$(BIN)/python -m llm_operator.api.crd > crds/llmdeployments.yaml
+	$(BIN)/python -m llm_operator.api.reference > docs/api.md
+
+.PHONY: cluster-up
+cluster-up: ## Make a local cluster be there: kind, or a node without Docker; kubeconfig at .local/kubeconfig
+	$(CLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: ## Remove the local cluster with all it put on this machine
+	$(CLUSTER) down
+
+.PHONY: images
+images: ## Build the container images
+	python3 -m tests.images build
+
+.PHONY: deploy
+deploy: ## Put CRD, RBAC and operator into the cluster that KUBECONFIG names (default: the local one)
+	scripts/deploy.sh
+
+.PHONY: deploy-local
+deploy-local: cluster-up
+	KUBECONFIG=$(LOCAL_KUBECONFIG) scripts/deploy.sh
+
+.PHONY: clean
+clean: ## Remove what the targets made, but for the cluster and the caches outside this folder
+	python3 -m tests.images clean
+	rm -rf .venv .local/deploy .local/tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,96 @@
+"""Turns the API types into docs/api.md; `python -m llm_operator.api.reference` prints it."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from llm_operator.api.conditions import MEANINGS
+from llm_operator.api.crd import custom_resource_definition
+from llm_operator.api.types import API_VERSION, KIND
+
+INTRODUCTION = f"""\
+<!-- Generated from operator/llm_operator/api/ by `make generate`. Do not edit. -->
+# The {KIND} API (`{API_VERSION}`)
+
+The same text is in the cluster: `kubectl explain llmdeployment.spec --recursive`. What is not listed here is
+refused by `kubectl apply`. Every field but `spec.mode` is optional.
+"""
+
+CONDITIONS = """\
+## Conditions
+
+They follow the Kubernetes API conventions and kstatus: Flux, Argo CD, Helm and `kubectl wait` read them rightly.
+Each carries `observedGeneration`, so that a wait right after `kubectl edit` does not return the answer about the
+object before the edit.
+
+| type | meaning |
+|---|---|
+| `Ready` | Every replica runs the declared spec and answers. Always present; its reason is the REASON column. |
+| `Available` | At least one replica answers requests, whichever spec it runs. Always present. |
+| `Reconciling` | The operator is bringing the declared spec up. Present only while true. |
+| `Stalled` | Nothing but a change by somebody helps; the message says which. Present only while true. |
+
+## Reasons
+
+| reason | meaning |
+|---|---|
+"""
+
+
+def reference() -> str:
+    """The text of docs/api.md."""
+    schema = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    parts = [INTRODUCTION]
+    for part in ("spec", "status"):
+        parts.append(f"\n## {part}\n\n| field | type | default | allowed | description |\n|---|---|---|---|---|\n")
+        parts += [_row(path, field) for path, field in _fields(schema["properties"][part], part)]
+    parts.append("\n## Rules across fields\n\n")
+    messages = dict.fromkeys(_rules(schema))
+    parts += [f"- {message}.\n" for message in messages]
+    parts.append("\n" + CONDITIONS)
+    parts += [f"| `{reason}` | {meaning} |\n" for reason, meaning in MEANINGS.items()]
+    return "".join(parts)
+
+
+def _fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, field in schema.get("properties", {}).items():
+        here = f"{path}.{name}"
+        yield here, field
+        yield from _fields(field, here)
+        yield from _fields(field.get("items", {}), f"{here}[]")
+
+
+def _rules(schema: dict[str, Any]) -> Iterator[str]:
+    yield from (one["message"] for one in schema.get("x-kubernetes-validations", []))
+    for inner in (*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")):
+        if isinstance(inner, dict):
+            yield from _rules(inner)
+
+
+def _row(path: str, field: dict[str, Any]) -> str:
+    default = f"`{field['default']}`" if "default" in field else ""
+    text = field["description"].replace("|", "\\|")
+    return f"| `{path}` | {_type(field)} | {default} | {_allowed(field)} | {text} |\n"
+
+
+def _type(field: dict[str, Any]) -> str:
+    if field.get("x-kubernetes-int-or-string"):
+        return "quantity"
+    if field.get("type") == "array":
+        return f"list of {_type(field['items'])}"
+    if isinstance(field.get("additionalProperties"), dict):
+        return f"map of {_type(field['additionalProperties'])}"
+    return str(field["type"])
+
+
+def _allowed(field: dict[str, Any]) -> str:
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if "minimum" in field and "maximum" in field:
+        return f"{field['minimum']} to {field['maximum']}"
+    limits = (("maxItems", "entries"), ("maxProperties", "entries"), ("maxLength", "characters"))
+    return next((f"at most {field[key]} {what}" for key, what in limits if key in field), "")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

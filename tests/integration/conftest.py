@@ -1,0 +1,135 @@
+"""A real control plane with KWOK's fake nodes, and the operator as a process beside it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import binaries, controlplane
+from tests.kubectl import Kubectl, Manifest, eventually
+
+ROOT = Path(__file__).parents[2]
+USER_AGENT = "llm-operator/"
+WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.integration)
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """A control plane with our CRD, and its audit log."""
+
+    kubeconfig: Path
+    audit_log: Path
+
+    def kubectl(self, namespace: str) -> Kubectl:
+        return Kubectl(str(binaries.ensure() / "kubectl"), self.kubeconfig, namespace)
+
+    def requests(self, *, since: int = 0) -> list[Manifest]:
+        """Audited requests, oldest first, from entry `since` on."""
+        lines = self.audit_log.read_text().splitlines()[since:]
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def operator_writes(self, *, since: int) -> list[str]:
+        """The operator's writes from entry `since` on, as "verb plural/name"."""
+        return [
+            f"{one['verb']} {one['objectRef']['resource']}/{one['objectRef'].get('name')}"
+            for one in self.requests(since=since)
+            if one.get("userAgent", "").startswith(USER_AGENT) and one["verb"] in WRITES
+        ]
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    workdir = tmp_path_factory.mktemp("control-plane") / "kwok"
+    plane = controlplane.start(
+        f"integration-{os.getpid()}",
+        workdir=workdir,
+        kwok_nodes=3,
+        audit_policy=Path(__file__).with_name("audit-policy.yaml"),
+    )
+    try:
+        assert plane.audit_log is not None
+        ours = ControlPlane(plane.kubeconfig, plane.audit_log)
+        ours.kubectl("default")("apply", "--server-side", "-f", str(ROOT / "crds/llmdeployments.yaml"))
+        kubectl = ours.kubectl("default")
+        kubectl("wait", "--for=condition=Established", "crd/llmdeployments.llm.carepath.ai")
+        yield ours
+    finally:
+        plane.stop()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    """Whether a GET gives 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@contextmanager
+def running_operator(plane: ControlPlane, log: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The operator as a process, ready; stopped by SIGTERM, and its exit code checked, at the end."""
+    port = free_port()
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "llm_operator"],
+            env={
+                **os.environ,
+                "KUBECONFIG": str(plane.kubeconfig),
+                "LLMOP_SERVER_IMAGE": "registry.example.com/server:1",
+                "LLMOP_HEALTH_PORT": str(port),
+                **settings,
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            eventually(lambda: process.poll() is not None or answers(f"http://127.0.0.1:{port}/readyz"))
+            yield process
+            assert process.poll() is None, f"the operator ended by itself:\n{log.read_text()[-4000:]}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(timeout=30)
+    assert code == 0, f"exit code {code}:\n{log.read_text()[-4000:]}"
+
+
+@pytest.fixture(scope="module")
+def operator(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The operator runs; the value is its log."""
+    log = tmp_path_factory.mktemp("operator") / "log"
+    with running_operator(control_plane, log):
+        yield log
+
+
+@pytest.fixture
+def kubectl(control_plane: ControlPlane) -> Iterator[Kubectl]:
+    """kubectl in a namespace of its own, which enforces Pod Security `restricted`."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    admin = control_plane.kubectl("default")
+    admin("create", "namespace", name)
+    admin("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    ours = control_plane.kubectl(name)
+    eventually(lambda: ours.get("serviceaccount", "default"))
+    yield ours
+    admin("delete", "namespace", name, "--wait=false")

@@ -1,0 +1,122 @@
+"""What `kubectl apply` accepts and refuses, judged by a real API server."""
+
+from typing import Any
+
+import pytest
+
+from tests.kubectl import Kubectl, Refused, an_llmdeployment
+
+GOOD: dict[str, dict[str, Any]] = {
+    "mode alone": {},
+    "the seed's other name for qwen": {"mode": "Qwen3-4B-Thinking-2507"},
+    "no replicas": {"replicas": 0},
+    "many replicas": {"replicas": 100},
+    "a tag": {"image": "registry.example.com:5000/team/server:1.2-rc_1"},
+    "a digest": {"image": "server@sha256:" + "0" * 64},
+    "requests equal to limits": {"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1024Mi"}}},
+    "numbers as quantities": {"resources": {"requests": {"cpu": 1}, "limits": {"cpu": "1500m", "nvidia.com/gpu": 1}}},
+    "a toleration of everything": {"tolerations": [{"operator": "Exists"}]},
+    "affinity": {
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [
+                        {"matchExpressions": [{"key": "gpu-memory", "operator": "Gt", "values": ["16"]}]}
+                    ]
+                }
+            },
+            "podAntiAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {
+                        "weight": 1,
+                        "podAffinityTerm": {
+                            "topologyKey": "kubernetes.io/hostname",
+                            "labelSelector": {"matchLabels": {"app.kubernetes.io/instance": "triage"}},
+                        },
+                    }
+                ]
+            },
+        }
+    },
+    "a node selector": {"nodeSelector": {"kubernetes.io/arch": "amd64", "disk": "ssd"}},
+    "a pull secret and a priority": {"imagePullSecrets": [{"name": "registry"}], "priorityClassName": "high"},
+}
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown mode": ({"mode": "gpt"}, 'supported values: "mock", "qwen", "Qwen3-4B-Thinking-2507"'),
+    "no mode": ({"mode": None}, "spec.mode: Required value"),
+    "a misspelt field": ({"replica": 2}, 'unknown field "spec.replica"'),
+    "a field of a later version": ({"cache": {"claimName": "model-cache"}}, 'unknown field "spec.cache"'),
+    "fewer than no replicas": ({"replicas": -1}, "greater than or equal to 0"),
+    "too many replicas": ({"replicas": 101}, "less than or equal to 100"),
+    "half a replica": ({"replicas": 1.5}, "must be of type integer"),
+    "an image with a space": ({"image": "a b"}, "must be a container image reference"),
+    "an image in capitals": ({"image": "Server:1"}, "must be a container image reference"),
+    "an empty image": ({"image": ""}, "spec.image"),
+    "an unknown pull policy": ({"imagePullPolicy": "Sometimes"}, '"Always", "IfNotPresent", "Never"'),
+    "requests over limits": (
+        {"resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}},
+        "must be less than or equal to the entry of the same name in `limits`",
+    ),
+    "a misspelt resource": ({"resources": {"limits": {"memroy": "1Gi"}}}, "resource names must be cpu, memory"),
+    "a quantity that is none": ({"resources": {"limits": {"memory": "much"}}}, "spec.resources.limits.memory"),
+    "a toleration without a key": ({"tolerations": [{"effect": "NoSchedule"}]}, "`operator` must be Exists"),
+    "a toleration with Exists and a value": (
+        {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]},
+        "`value` must be empty when `operator` is Exists",
+    ),
+    "seconds without NoExecute": (
+        {"tolerations": [{"key": "a", "operator": "Exists", "tolerationSeconds": 5}]},
+        "`effect` must be NoExecute",
+    ),
+    "a node selector key that is none": ({"nodeSelector": {"a b": "c"}}, "keys of `nodeSelector`"),
+    "a node selector value that is none": ({"nodeSelector": {"a": "b c"}}, "spec.nodeSelector.a"),
+    "In without values": (
+        {
+            "affinity": {
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {
+                        "nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "In"}]}]
+                    }
+                }
+            }
+        },
+        "`values` must not be empty",
+    ),
+    "the same pull secret twice": ({"imagePullSecrets": [{"name": "a"}, {"name": "a"}]}, "Duplicate value"),
+}
+
+BAD_NAMES = ["a" * 41, "1st", "a.b", "has-a-dash-at-the-end-"]
+
+
+@pytest.mark.parametrize("spec", GOOD.values(), ids=GOOD)
+def test_a_good_object_is_accepted(kubectl: Kubectl, spec: dict[str, Any]) -> None:
+    kubectl.apply(an_llmdeployment(**spec), dry_run=True)
+
+
+@pytest.mark.parametrize(("spec", "words"), BAD.values(), ids=BAD)
+def test_a_bad_object_is_refused_and_told_what_is_allowed(kubectl: Kubectl, spec: dict[str, Any], words: str) -> None:
+    with pytest.raises(Refused) as refused:
+        kubectl.apply(an_llmdeployment(**spec), dry_run=True)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_children_cannot_bear_is_refused(kubectl: Kubectl, name: str) -> None:
+    with pytest.raises(Refused, match=r"metadata\.name"):
+        kubectl.apply(an_llmdeployment(name), dry_run=True)
+
+
+def test_a_new_object_is_in_progress_before_anybody_looks_at_it(kubectl: Kubectl) -> None:
+    kubectl.apply(an_llmdeployment())
+    found = kubectl.get("llmdep", "triage")
+    assert found is not None
+    assert found["status"] == {"observedGeneration": -1}
+    assert found["spec"] == {"mode": "mock", "replicas": 1, "imagePullPolicy": "IfNotPresent"}
+
+
+def test_explain_is_a_manual(kubectl: Kubectl) -> None:
+    text = kubectl("explain", "llmdeployment.spec", "--recursive")
+    for field in ("mode", "replicas", "resources", "topologyKey"):
+        assert field in text
+    assert "<empty>" not in kubectl("explain", "llmdeployment.spec")

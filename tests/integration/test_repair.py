@@ -1,0 +1,152 @@
+"""Drift, names that are taken, refusals: what is ours comes back, what is not stays untouched."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.integration.test_lifecycle import create_ready, server, wait_ready
+from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+REMAINS = ("spec", "labels", "annotations", "ownerReferences", "uid")
+
+
+def reason(kubectl: Kubectl, kind: str = "Ready") -> Any:
+    return condition(kubectl.get("llmdep", "triage"), kind).get("reason")
+
+
+@pytest.mark.parametrize("kind", ["deployment", "service"])
+def test_a_deleted_child_comes_back(kubectl: Kubectl, kind: str) -> None:
+    create_ready(kubectl)
+    before = kubectl.get(kind, "triage")
+    assert before is not None
+    kubectl("delete", kind, "triage")
+
+    def is_back() -> bool:
+        found = kubectl.get(kind, "triage")
+        return found is not None and found["metadata"]["uid"] != before["metadata"]["uid"]
+
+    eventually(is_back)
+    wait_ready(kubectl)
+
+
+EDITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "the image": ("deployment", {"spec": {"template": {"spec": {"containers": [{"name": "server", "image": "x:9"}]}}}}),
+    "the number of replicas": ("deployment", {"spec": {"replicas": 3}}),
+    "the roll-out strategy": ("deployment", {"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": 1}}}}),
+    "a label": ("deployment", {"metadata": {"labels": {"app.kubernetes.io/part-of": "other"}}}),
+    "the label by which it is watched": ("service", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}),
+    "a container beside the server": (
+        "deployment",
+        {"spec": {"template": {"spec": {"containers": [{"name": "other", "image": "x:9"}]}}}},
+    ),
+    "the port": ("service", {"spec": {"ports": [{"name": "http", "port": 80, "targetPort": "http"}]}}),
+    "the selector": ("service", {"spec": {"selector": {"app.kubernetes.io/instance": "other"}}}),
+}
+
+
+@pytest.mark.parametrize(("kind", "edit"), EDITS.values(), ids=EDITS)
+def test_an_edited_child_is_put_right(kubectl: Kubectl, kind: str, edit: dict[str, Any]) -> None:
+    create_ready(kubectl)
+    before = kubectl.get(kind, "triage")
+    assert before is not None
+    # A strategic patch merges lists by key, as `kubectl edit` and `kubectl set` do.
+    kubectl("patch", kind, "triage", "--type=strategic", "-p", json.dumps(edit))
+
+    def is_right() -> bool:
+        found = kubectl.get(kind, "triage")
+        assert found is not None
+        same_labels = found["metadata"]["labels"] == before["metadata"]["labels"]
+        spec, wanted = found["spec"], before["spec"]
+        for one in (spec, wanted):
+            for port in one.get("ports", []):
+                port.pop("nodePort", None)
+        return same_labels and spec == wanted
+
+    eventually(is_right)
+
+
+def test_a_mode_set_by_hand_on_the_deployment_is_put_right(kubectl: Kubectl) -> None:
+    create_ready(kubectl)
+    kubectl("set", "env", "deployment/triage", "LLM_MODE=qwen")
+    eventually(lambda: server(kubectl)["env"][0]["value"] == "mock")
+
+
+def test_a_rollout_restart_is_let_through(kubectl: Kubectl) -> None:
+    create_ready(kubectl)
+    (before,) = kubectl.list("pods")
+    kubectl("rollout", "restart", "deployment/triage")
+    eventually(lambda: [one["metadata"]["uid"] for one in kubectl.list("pods")] != [before["metadata"]["uid"]])
+    wait_ready(kubectl)
+
+
+def test_an_edit_that_comes_back_again_and_again_is_told_and_slowed_down(kubectl: Kubectl) -> None:
+    create_ready(kubectl)
+    for _ in range(12):
+        kubectl("scale", "deployment/triage", "--replicas=2")
+        if reason(kubectl) == "DriftNotRepaired":
+            break
+    eventually(lambda: reason(kubectl) == "DriftNotRepaired")
+    assert reason(kubectl, "Stalled") == "DriftNotRepaired"
+    wait_ready(kubectl)
+    assert reason(kubectl, "Stalled") is None
+
+
+def foreign(kind: str) -> Manifest:
+    spec: Manifest = {"ports": [{"port": 1}], "selector": {"app": "other"}}
+    if kind == "Deployment":
+        pod = {"containers": [{"name": "a", "image": "a:1"}]}
+        spec = {
+            "replicas": 0,
+            "selector": {"matchLabels": {"app": "other"}},
+            "template": {"metadata": {"labels": {"app": "other"}}, "spec": pod},
+        }
+    version = "apps/v1" if kind == "Deployment" else "v1"
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": "triage"}, "spec": spec}
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Service"])
+def test_a_name_that_is_taken_is_told_and_the_owner_is_left_alone(kubectl: Kubectl, kind: str) -> None:
+    kubectl.apply(foreign(kind))
+    before = kubectl.get(kind, "triage")
+    assert before is not None
+    kubectl.apply(an_llmdeployment())
+    eventually(lambda: reason(kubectl) == "NameConflict")
+    found = condition(kubectl.get("llmdep", "triage"), "Stalled")
+    assert found["status"] == "True"
+    assert f"{kind} triage" in found["message"]
+    after = kubectl.get(kind, "triage")
+    assert after is not None
+    assert after["spec"] == before["spec"]
+    assert {key: after["metadata"].get(key) for key in REMAINS} == {key: before["metadata"].get(key) for key in REMAINS}
+    other = "service" if kind == "Deployment" else "deployment"
+    assert kubectl.get(other, "triage") is None, "half a server helps nobody"
+    kubectl("delete", kind, "triage")
+    kubectl("label", "llmdep", "triage", "look=again")
+    wait_ready(kubectl)
+
+
+def test_a_refused_child_is_told_in_the_api_servers_words_and_made_once_it_may_be(kubectl: Kubectl) -> None:
+    kubectl("create", "quota", "none", "--hard=count/deployments.apps=0")
+    eventually(lambda: "hard" in (kubectl.get("quota", "none") or {}).get("status", {}))
+    kubectl.apply(an_llmdeployment())
+    eventually(lambda: reason(kubectl) == "ApplyRefused")
+    assert "exceeded quota: none" in condition(kubectl.get("llmdep", "triage"), "Stalled")["message"]
+    kubectl("delete", "quota", "none")
+    wait_ready(kubectl)
+
+
+def test_pods_refused_by_admission_are_told(kubectl: Kubectl) -> None:
+    kubectl("create", "quota", "none", "--hard=pods=0")
+    eventually(lambda: "hard" in (kubectl.get("quota", "none") or {}).get("status", {}))
+    kubectl.apply(an_llmdeployment())
+    eventually(lambda: reason(kubectl) == "PodCreationRefused")
+    assert "exceeded quota: none" in condition(kubectl.get("llmdep", "triage"), "Ready")["message"]
+
+
+def test_a_missing_priority_class_is_told(kubectl: Kubectl) -> None:
+    kubectl.apply(an_llmdeployment(priorityClassName="missing"))
+    eventually(lambda: reason(kubectl) == "PodCreationRefused")
+    assert "missing" in condition(kubectl.get("llmdep", "triage"), "Ready")["message"]
