@@ -1,0 +1,1 @@
+"""The HTTP interface: schemas, routes and error bodies."""

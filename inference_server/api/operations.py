@@ -1,0 +1,60 @@
+"""What the platform asks: probes, metrics, and what runs here."""
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
+from inference_server import __version__
+from inference_server.api.problems import ProblemError
+from inference_server.api.schemas import ProbeStatus, ServiceInfo, problem_responses
+from inference_server.lifecycle import Lifecycle
+from inference_server.metrics import Metrics
+
+# Asked every few seconds for ever: logged at DEBUG only.
+ROUTINE_ROUTES = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})
+
+
+def operations_router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["operations"])
+
+    def answer(good: bool, reason: str) -> ProbeStatus:
+        if not good:
+            detail = f"phase: {lifecycle.phase}; engine heartbeat: {lifecycle.engine.heartbeat():.1f} s ago"
+            raise ProblemError(503, reason, detail)
+        return ProbeStatus(status="ok", phase=lifecycle.phase)
+
+    @router.get("/livez", responses=problem_responses(503))
+    async def livez() -> ProbeStatus:
+        """200 unless only a restart can help: the event loop answers and the engine makes progress."""
+        return answer(lifecycle.alive, "NotAlive")
+
+    @router.get("/readyz", responses=problem_responses(503))
+    async def readyz() -> ProbeStatus:
+        """200 while requests should be sent here: a warm-up answer was generated and no shutdown has begun."""
+        return answer(lifecycle.ready, "NotReady")
+
+    @router.get("/startupz", responses=problem_responses(503))
+    async def startupz() -> ProbeStatus:
+        """200 once the engine has loaded and warmed up, and from then on."""
+        return answer(lifecycle.started, "NotStarted")
+
+    @router.get("/health", responses=problem_responses(503))
+    async def health() -> ProbeStatus:
+        """The same as /readyz, for load balancers that expect this name."""
+        return answer(lifecycle.ready, "NotReady")
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def prometheus_metrics() -> Response:
+        """Prometheus metrics in the text format."""
+        return Response(metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    @router.get("/")
+    async def root() -> ServiceInfo:
+        """What runs here."""
+        return ServiceInfo(
+            name="llm-operator inference server",
+            version=__version__,
+            mode=lifecycle.engine.info.mode,
+            docs="/docs",
+        )
+
+    return router

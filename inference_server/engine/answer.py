@@ -1,0 +1,36 @@
+"""A whole answer out of an engine's events, for callers that do not stream."""
+
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from inference_server.engine.protocol import (
+    Engine,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    TextDelta,
+    Usage,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    text: str = field(repr=False)
+    finish_reason: FinishReason
+    usage: Usage | None
+
+
+async def collect(engine: Engine, request: GenerationRequest) -> Answer:
+    """Run the request to its end. Cancelling this coroutine closes the generator, and so the request."""
+    pieces: list[str] = []
+    end: Finished | None = None
+    async with aclosing(engine.submit(request)) as events:
+        async for event in events:
+            match event:
+                case TextDelta(text=text):
+                    pieces.append(text)
+                case Finished():
+                    end = event
+    if end is None:
+        raise RuntimeError("the engine ended an answer without a Finished event")
+    return Answer("".join(pieces), end.reason, end.usage)

@@ -1,0 +1,49 @@
+"""Why the server could not start or go on: one record for people, for the log and for the operator.
+
+Written to the container's termination log as JSON {reason, message, remedy}, from where Kubernetes copies it into
+the pod's status. Raised by `settings`, `modes`, `serve` and engines; reported once, by `serve`.
+"""
+
+import json
+import logging
+import os
+from enum import IntEnum
+
+logger = logging.getLogger(__name__)
+
+# Kubernetes keeps at most this many bytes per container.
+_TERMINATION_LOG_BYTES = 4096
+
+
+class ExitCode(IntEnum):
+    """Process exit codes, with the numbers of sysexits.h."""
+
+    OK = 0
+    ENGINE = 70  # EX_SOFTWARE: the engine did not load or warm up
+    ADDRESS = 71  # EX_OSERR: the listening address cannot be used
+    CONFIG = 78  # EX_CONFIG: a setting is wrong; a restart cannot help
+
+
+class StartupError(Exception):
+    """A failure with a reason for machines, and a message and a remedy for people. Never holds patient text."""
+
+    def __init__(self, reason: str, message: str, remedy: str, exit_code: ExitCode) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+        self.remedy = remedy
+        self.exit_code = exit_code
+
+
+def report(error: StartupError, *, termination_log_path: str) -> None:
+    """Log the failure and leave it in the termination log, if there is one. Never raises."""
+    record = {"reason": error.reason, "message": error.message, "remedy": error.remedy}
+    logger.error("failed", extra={"fields": {**record, "exit_code": int(error.exit_code)}})
+    body = json.dumps({**record, "message": error.message[:1500], "remedy": error.remedy[:1000]})
+    try:
+        # No O_CREAT: outside a container there is no such file, and making one would litter the machine.
+        descriptor = os.open(termination_log_path, os.O_WRONLY | os.O_TRUNC)
+    except OSError:
+        return
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(body.encode()[:_TERMINATION_LOG_BYTES])

@@ -1,0 +1,119 @@
+"""Where the server stands between its start and its end, and what the probes and routes may conclude from it.
+
+Owns the engine: loads it in the background, so that /livez answers meanwhile, and closes it. `app` starts and stops
+it; `draining` tells it about signals; `api` asks it.
+"""
+
+import asyncio
+import logging
+from enum import StrEnum
+
+from inference_server.engine.protocol import Engine
+from inference_server.failure import ExitCode, StartupError
+
+logger = logging.getLogger(__name__)
+
+# A stuck engine must not keep the process from ending.
+_CLOSE_SECONDS = 2
+
+
+class Phase(StrEnum):
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Lifecycle:
+    """All attributes are read and written on the event loop only."""
+
+    def __init__(self, engine: Engine, *, heartbeat_timeout: float) -> None:
+        self.engine = engine
+        self.phase = Phase.LOADING
+        self.started = False
+        self.failure: StartupError | None = None
+        self._heartbeat_timeout = heartbeat_timeout
+        self._bring_up: asyncio.Task[None] | None = None
+        self._aborted: asyncio.Future[None] | None = None
+
+    @property
+    def aborted(self) -> asyncio.Future[None]:
+        """Done once accepted requests must end without an answer. Belongs to the running loop."""
+        if self._aborted is None:
+            self._aborted = asyncio.get_running_loop().create_future()
+        return self._aborted
+
+    @property
+    def alive(self) -> bool:
+        """False when only a restart can help."""
+        return self.phase is not Phase.FAILED and self.engine.heartbeat() <= self._heartbeat_timeout
+
+    @property
+    def ready(self) -> bool:
+        """True while new requests should be sent here."""
+        return self.phase is Phase.READY and self.alive
+
+    @property
+    def accepting(self) -> bool:
+        """True while a request that arrives is answered: also in the grace after SIGTERM."""
+        return self.started and not self.aborted.done()
+
+    def start(self) -> None:
+        # A signal may have come first.
+        if self.phase is Phase.LOADING:
+            self._bring_up = asyncio.create_task(self._load())
+
+    def begin_drain(self) -> None:
+        """Stop being ready, for good. Accepted and still arriving requests are answered until `abort`."""
+        if self._bring_up is not None:
+            self._bring_up.cancel()
+        if self.phase is not Phase.FAILED:
+            self._enter(Phase.DRAINING)
+
+    def abort(self) -> None:
+        """End accepted requests now."""
+        if not self.aborted.done():
+            self.aborted.set_result(None)
+
+    async def stop(self) -> None:
+        """Close the engine. No request is running any more when this is called."""
+        if self._bring_up is not None:
+            self._bring_up.cancel()
+            await asyncio.wait([self._bring_up])
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.engine.drain()
+                await self.engine.close()
+        except TimeoutError:
+            logger.warning("engine_close_timed_out")
+
+    async def _load(self) -> None:
+        try:
+            await self.engine.load()
+            self._enter(Phase.WARMING)
+            await self.engine.warm_up()
+        except StartupError as error:
+            self._fail(error)
+        except Exception as error:
+            logger.exception("engine_failed")
+            self._fail(
+                StartupError(
+                    "EngineFailed",
+                    f"The engine failed while {self.phase} ({type(error).__name__}).",
+                    "See the log line engine_failed for the place in the code.",
+                    ExitCode.ENGINE,
+                )
+            )
+        else:
+            self.started = True
+            self._enter(Phase.READY)
+
+    def _fail(self, error: StartupError) -> None:
+        self.failure = error
+        self._enter(Phase.FAILED)
+
+    def _enter(self, phase: Phase) -> None:
+        if phase is not self.phase:
+            self.phase = phase
+            logger.info("phase", extra={"fields": {"phase": phase}})

@@ -1,0 +1,88 @@
+"""One JSON object per line on stdout, for our own loggers and everyone else's.
+
+Patient text must not reach a log. Exceptions, warnings and repr()s of tasks can carry it (a validation error quotes
+its input), so of an exception only the types and the code positions are written, never its message; of a warning
+its category and position. Set up by `serve`, before anything can fail.
+"""
+
+import asyncio
+import json
+import logging
+import sys
+import threading
+import warnings
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from traceback import walk_tb
+from types import TracebackType
+from typing import Any, TextIO
+
+request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+_MAX_CAUSES = 5
+
+logger = logging.getLogger(__name__)
+
+
+class JsonFormatter(logging.Formatter):
+    """time, level, logger, event; request_id inside a request; then the call's own `extra={"fields": {...}}`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        if request_id := request_id_var.get():
+            line["request_id"] = request_id
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info and record.exc_info[1]:
+            line["exception"] = describe_exception(record.exc_info[1])
+        return json.dumps(line, default=lambda value: type(value).__name__)
+
+
+def describe_exception(error: BaseException) -> list[dict[str, Any]]:
+    """The exception and its causes, innermost last: type and frames, without message, source or locals."""
+    chain: list[dict[str, Any]] = []
+    current: BaseException | None = error
+    while current is not None and len(chain) < _MAX_CAUSES:
+        frames = [
+            f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"
+            for frame, line in walk_tb(current.__traceback__)
+        ]
+        chain.append({"type": f"{type(current).__module__}.{type(current).__qualname__}", "frames": frames})
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return chain
+
+
+def configure_logging(level: str, stream: TextIO | None = None) -> None:
+    """Send all loggers, warnings and last-resort hooks through the JSON formatter, to stdout by default."""
+    handler = logging.StreamHandler(stream or sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    # Its information lines repeat ours, and its access log quotes the path and the query string.
+    logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))
+    # A broken log call would otherwise print its arguments to stderr.
+    logging.raiseExceptions = False
+    warnings.showwarning = _log_warning  # type: ignore[assignment]
+    sys.excepthook = _log_uncaught
+    sys.unraisablehook = lambda raised: _log_uncaught(raised.exc_type, raised.exc_value, raised.exc_traceback)
+    threading.excepthook = lambda raised: _log_uncaught(raised.exc_type, raised.exc_value, raised.exc_traceback)
+
+
+def log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Handler for asyncio's own complaints; the default one prints a task's repr, with its exception's message."""
+    logger.error("asyncio_error", exc_info=context.get("exception"), extra={"fields": {"what": context["message"]}})
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    exc_info = error.with_traceback(traceback) if error else None
+    logger.critical("uncaught_exception", exc_info=exc_info, extra={"fields": {"type": kind.__name__}})
+
+
+def _log_warning(_: Warning | str, category: type[Warning], filename: str, lineno: int, *_output: object) -> None:
+    fields = {"category": category.__name__, "position": f"{filename}:{lineno}"}
+    logging.getLogger("py.warnings").warning("warning", extra={"fields": fields})

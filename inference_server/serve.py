@@ -1,0 +1,77 @@
+"""`serve`: settings → socket → engine → application → uvicorn → exit code. The one place that reports failures."""
+
+import logging
+import socket
+
+import uvicorn
+
+from inference_server import __version__
+from inference_server.app import create_app
+from inference_server.draining import DrainingServer
+from inference_server.engine.mock import MockEngine
+from inference_server.engine.protocol import Engine
+from inference_server.failure import ExitCode, StartupError, report
+from inference_server.lifecycle import Lifecycle
+from inference_server.logs import configure_logging
+from inference_server.settings import Settings, load_settings, termination_log_path
+
+logger = logging.getLogger(__name__)
+
+
+def run() -> ExitCode:
+    """Serve until a signal or a failure ends it."""
+    configure_logging("INFO")
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level)
+        serve_until_stopped(settings, MockEngine(delay_seconds=settings.mock_delay_seconds))
+    except StartupError as error:
+        report(error, termination_log_path=termination_log_path())
+        return error.exit_code
+    return ExitCode.OK
+
+
+def serve_until_stopped(settings: Settings, engine: Engine) -> None:
+    """Raises StartupError when the address cannot be used or the engine fails."""
+    listener = _listen(settings.listen_host, settings.listen_port)
+    host, port = listener.getsockname()[:2]
+    fields = {"host": host, "port": port, "mode": engine.info.mode, "version": __version__}
+    logger.info("listening", extra={"fields": fields})
+    lifecycle = Lifecycle(engine, heartbeat_timeout=settings.heartbeat_timeout_seconds)
+    config = uvicorn.Config(
+        create_app(lifecycle, max_body_bytes=settings.max_body_bytes),
+        # Named, so that a package that happens to be installed does not change the behaviour.
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+    )
+    server = DrainingServer(
+        config,
+        lifecycle,
+        grace_seconds=settings.drain_grace_seconds,
+        timeout_seconds=settings.drain_timeout_seconds,
+    )
+    server.run(sockets=[listener])
+    if lifecycle.failure is not None:
+        raise lifecycle.failure
+    logger.info("stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server(
+            (host, port), family=family, backlog=2048, dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6()
+        )
+    except OSError as error:
+        raise StartupError(
+            "AddressUnavailable",
+            f"Cannot listen on {host} port {port}: {error.strerror or error}.",
+            "Set LISTEN_HOST and LISTEN_PORT to an address of this machine that nothing else listens on.",
+            ExitCode.ADDRESS,
+        ) from None

@@ -1,0 +1,119 @@
+"""Settings from environment variables and `.env`; read once, by `serve`.
+
+The names avoid `<service>_PORT` and `<service>_HOST` of likely service names: Kubernetes injects such variables
+for every Service in the namespace, so a setting SERVER_PORT would break as soon as someone names a Service "server".
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from inference_server.failure import ExitCode, StartupError
+from inference_server.modes import canonical_mode, require_supported
+
+DEFAULT_TERMINATION_LOG_PATH = "/dev/termination-log"
+
+Seconds = Annotated[float, Field(ge=0, le=3600)]
+
+
+class TerminationLogSettings(BaseSettings):
+    """On its own, so that the path is known even when another setting is wrong."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    termination_log_path: str = Field(
+        default=DEFAULT_TERMINATION_LOG_PATH,
+        description="File that receives {reason, message, remedy} as JSON when the server cannot start or go on. "
+        "Used only if it already exists and can be written.",
+    )
+
+
+class Settings(TerminationLogSettings):
+    """Every setting of the server. The variable's name is the field's name in capitals."""
+
+    llm_mode: Literal["mock", "qwen", "Qwen3-4B-Thinking-2507"] = Field(
+        default="mock", description="What answers. This version can run `mock` only."
+    )
+    listen_host: str = Field(
+        default="0.0.0.0",  # noqa: S104 - a container is reached from outside
+        description="Address to listen on; `::` listens on IPv4 and IPv6.",
+    )
+    listen_port: int = Field(
+        default=8002, ge=0, le=65535, description="TCP port; 0 takes any free one (see the `listening` log line)."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe log line to write. DEBUG adds a line per probe and scrape."
+    )
+    max_body_bytes: int = Field(
+        default=131_072, ge=1024, le=16_777_216, description="Largest request body, in bytes; more is answered 413."
+    )
+    keep_alive_seconds: int = Field(
+        default=75,
+        ge=1,
+        le=3600,
+        description="Seconds an idle connection stays open. Keep it above the load balancer's own idle time "
+        "(60 s for AWS), or requests are lost when both close at once.",
+    )
+    heartbeat_timeout_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description="Seconds without progress of the engine after which /livez and /readyz answer 503.",
+    )
+    drain_grace_seconds: Seconds = Field(
+        default=5.0,
+        description="Seconds after SIGTERM in which new requests are still accepted and answered, because load "
+        "balancers learn late that the server is going.",
+    )
+    drain_timeout_seconds: Seconds = Field(
+        default=20.0,
+        description="Seconds after the grace in which accepted requests may finish; then they are answered 503.",
+    )
+    mock_delay_seconds: Seconds = Field(
+        default=0.0, description="Seconds each mock answer takes. For tests and demonstrations."
+    )
+
+
+def load_settings() -> Settings:
+    """Read and check all settings. Raises StartupError that names every wrong one and what is allowed."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise _invalid("; ".join(_sentences(error))) from None
+    except (SettingsError, OSError, UnicodeDecodeError) as error:
+        raise _invalid(f"the file .env cannot be read ({type(error).__name__})") from None
+    require_supported(canonical_mode(settings.llm_mode))
+    return settings
+
+
+def termination_log_path() -> str:
+    """The path, even when the rest of the settings is broken."""
+    try:
+        return TerminationLogSettings().termination_log_path
+    except (ValidationError, SettingsError, OSError, UnicodeDecodeError):
+        return DEFAULT_TERMINATION_LOG_PATH
+
+
+def _invalid(message: str) -> StartupError:
+    return StartupError(
+        "InvalidSettings",
+        f"Invalid settings: {message}.",
+        "Correct the environment variables (or .env); docs/inference-server.md lists them all.",
+        ExitCode.CONFIG,
+    )
+
+
+def _sentences(error: ValidationError) -> list[str]:
+    # The values are left out: a variable may hold a secret that was pasted into the wrong place.
+    properties = Settings.model_json_schema()["properties"]
+    names = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors(include_input=False))
+    return [f"{name.upper()} must be {_allowed(properties[name])}" for name in names]
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return "one of: " + ", ".join(schema["enum"])
+    kind = "a whole number" if schema["type"] == "integer" else "a number"
+    lowest = f"from {schema['minimum']:g}" if "minimum" in schema else f"above {schema['exclusiveMinimum']:g}"
+    return f"{kind} {lowest} to {schema['maximum']:.0f}"

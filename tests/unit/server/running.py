@@ -1,0 +1,168 @@
+"""Servers for tests: the application inside the test's event loop, or a real process with real sockets."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from inference_server.app import create_app
+from inference_server.engine.mock import MockEngine
+from inference_server.engine.protocol import Engine
+from inference_server.lifecycle import Lifecycle
+
+# Generous: it only bounds how long a broken test hangs.
+PATIENCE_SECONDS = 60
+
+MODULE = ("-m", "inference_server")
+# The same server, with an engine whose answers wait for a file.
+GATED = (str(Path(__file__).with_name("gated_server.py")),)
+
+QUESTION = {"patient_mrn": "MRN-001", "query": "What are my current medications?"}
+
+
+@dataclass(frozen=True)
+class App:
+    client: httpx2.AsyncClient
+    lifecycle: Lifecycle
+    schema: dict[str, Any]
+
+
+@asynccontextmanager
+async def an_app(
+    engine: Engine | None = None, *, wait: bool = True, max_body_bytes: int = 131_072
+) -> AsyncIterator[App]:
+    """The application with its lifespan; `wait` until it is ready."""
+    lifecycle = Lifecycle(engine or MockEngine(), heartbeat_timeout=60)
+    app = create_app(lifecycle, max_body_bytes=max_body_bytes)
+    transport = httpx2.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        if wait:
+            await until(lambda: lifecycle.ready)
+        yield App(client, lifecycle, app.openapi())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - the conditions have no event
+            await asyncio.sleep(0.005)
+
+
+class ServerProcess:
+    """A server as a process, with only the given settings; warnings are errors."""
+
+    def __init__(self, directory: Path, command: Sequence[str] = MODULE, **environment: str) -> None:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", *command],
+            cwd=directory,
+            env={**kept, "PYTHONDONTWRITEBYTECODE": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @property
+    def output(self) -> str:
+        return "".join(self._lines)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Every line of output; fails when one is not a JSON object."""
+        return [json.loads(line) for line in self._lines]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.wait_event(event='listening')['port']}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self.wait_event(event="listening")["port"]
+
+    def wait_event(self, *, count: int = 1, **fields: Any) -> dict[str, Any]:
+        """The last of `count` log lines that have these fields."""
+
+        def found() -> dict[str, Any] | None:
+            matching = [event for event in self.events if fields.items() <= event.items()]
+            return matching[-1] if len(matching) >= count else None
+
+        event: dict[str, Any] = self._wait_for(found)
+        return event
+
+    def wait_closed(self) -> None:
+        """Until no new connection is accepted."""
+
+        def refused() -> bool:
+            try:
+                socket.create_connection(self.address).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        self._wait_for(refused)
+
+    def wait_ready(self) -> None:
+        self._wait_for(lambda: httpx2.get(f"{self.url}/readyz").status_code == 200)
+
+    def wait_metric(self, name: str, value: float) -> None:
+        def reached() -> bool:
+            lines = httpx2.get(f"{self.url}/metrics").text.splitlines()
+            return f"{name} {value}" in lines
+
+        self._wait_for(reached)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait_exit(self) -> int:
+        code = self._process.wait(PATIENCE_SECONDS)
+        self._reader.join()
+        return code
+
+    def close(self) -> None:
+        self._process.kill()
+        self.wait_exit()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line)
+
+    def _wait_for(self, look: Callable[[], Any]) -> Any:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < end:
+            if found := look():
+                return found
+            assert self._process.poll() is None, f"the server ended: {self.output}"
+            time.sleep(0.02)
+        raise AssertionError(f"gave up waiting: {self.output}")
+
+
+@contextmanager
+def a_server(directory: Path, command: Sequence[str] = MODULE, **environment: str) -> Iterator[ServerProcess]:
+    """A ready server on a free port of 127.0.0.1."""
+    server = ServerProcess(directory, command, **{"LISTEN_HOST": "127.0.0.1", "LISTEN_PORT": "0", **environment})
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,69 @@
+"""What users read must be true: settings, endpoints, errors, exit codes and metrics are all in the documents."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from inference_server.failure import ExitCode
+from inference_server.settings import Settings, load_settings
+from tests.unit.server.running import an_app
+
+ROOT = Path(__file__).parents[3]
+MANUAL = (ROOT / "docs/inference-server.md").read_text()
+EXAMPLE = (ROOT / ".env.example").read_text()
+SOURCES = sorted((ROOT / "inference_server").rglob("*.py"))
+
+# In the code, a CamelCase string is a reason and nothing else.
+REASON = re.compile(r"(?:[A-Z][a-z]+){2,}")
+
+
+def reasons() -> set[str]:
+    constants = (node for path in SOURCES for node in ast.walk(ast.parse(path.read_text())))
+    found = {node.value for node in constants if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {text for text in found if REASON.fullmatch(text)} - {"RequestRefused", "ClientClosedRequest"}
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_setting_is_in_the_manual_with_its_default(name: str) -> None:
+    default = Settings.model_fields[name].default
+    shown = f"{default:g}" if isinstance(default, float) else default
+    assert f"| `{name.upper()}` | `{shown}` |" in MANUAL
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_setting_has_a_description(name: str) -> None:
+    assert Settings.model_fields[name].description
+
+
+def test_the_example_file_holds_every_setting_at_its_default() -> None:
+    lines = re.findall(r"^# ([A-Z_]+=.*)$", EXAMPLE, re.MULTILINE)
+    assert {line.split("=")[0].lower() for line in lines} == set(Settings.model_fields)
+    Path(".env").write_text("\n".join(lines))
+    assert load_settings() == Settings(_env_file=None)
+
+
+async def test_every_endpoint_is_in_the_manual() -> None:
+    async with an_app() as app:
+        endpoints = [f"{method.upper()} {path}" for path, methods in app.schema["paths"].items() for method in methods]
+    assert [endpoint for endpoint in endpoints if f"`{endpoint}`" not in MANUAL] == []
+
+
+async def test_every_metric_is_in_the_manual() -> None:
+    async with an_app() as app:
+        families = list(text_string_to_metric_families((await app.client.get("/metrics")).text))
+    ours = {family.name for family in families if family.name.startswith("llm_server_") and family.type != "unknown"}
+    names = {name.removesuffix("_created") for name in ours}
+    assert [name for name in names if f"`{name}" not in MANUAL] == []
+
+
+def test_every_reason_is_in_the_manual() -> None:
+    assert {"InvalidSettings", "ShuttingDown"} <= reasons()
+    assert [reason for reason in reasons() if f"`{reason}`" not in MANUAL] == []
+
+
+@pytest.mark.parametrize("code", ExitCode)
+def test_every_exit_code_is_in_the_manual(code: ExitCode) -> None:
+    assert f"| {code.value} | " in MANUAL

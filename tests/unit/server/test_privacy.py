@@ -1,0 +1,154 @@
+"""No patient text leaves through an error body, a header, a metric or the process's output."""
+
+import asyncio
+import json
+import logging
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from inference_server.logs import configure_logging
+from tests.unit.server.engines import CrashingEngine
+from tests.unit.server.running import PATIENCE_SECONDS, ServerProcess, a_server, an_app
+
+CANARY = "Zyxwv"
+JSON = {"content-type": "application/json"}
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps(fields).encode()
+
+
+FINE = body(patient_mrn=CANARY, query=f"{CANARY} has chest pain")
+
+REQUESTS = [
+    pytest.param("POST", "/triage", FINE, JSON, id="valid"),
+    pytest.param("POST", "/triage", body(patient_mrn=CANARY), JSON, id="missing field"),
+    pytest.param("POST", "/triage", body(patient_mrn=CANARY * 99, query=CANARY), JSON, id="long record number"),
+    pytest.param("POST", "/triage", body(patient_mrn="1", query=CANARY * 9999), JSON, id="long query"),
+    pytest.param("POST", "/triage", body(patient_mrn=[CANARY], query={CANARY: CANARY}), JSON, id="wrong types"),
+    pytest.param("POST", "/triage", body(patient_mrn="1", query="x", other=CANARY), JSON, id="extra field"),
+    pytest.param("POST", "/triage", body(**{"patient_mrn": "1", "query": "x", CANARY: 1}), JSON, id="extra name"),
+    pytest.param("POST", "/triage", body(**{CANARY: {CANARY: CANARY}}), JSON, id="only unknown names"),
+    pytest.param("POST", "/triage", json.dumps(CANARY).encode(), JSON, id="not an object"),
+    pytest.param("POST", "/triage", b'{"query": "' + CANARY.encode(), JSON, id="cut JSON"),
+    pytest.param("POST", "/triage", CANARY.encode() + b"\xff", JSON, id="not text"),
+    pytest.param("POST", "/triage", FINE, {"content-type": f"text/{CANARY}"}, id="wrong content type"),
+    pytest.param("POST", "/triage", FINE, {}, id="no content type"),
+    pytest.param("POST", "/triage", FINE + CANARY.encode() * 99_999, JSON, id="too large"),
+    pytest.param("POST", f"/triage/{CANARY}", FINE, JSON, id="path"),
+    pytest.param("POST", "/triage/?q=" + CANARY, FINE, JSON, id="query string, nearly a route"),
+    pytest.param("POST", "/triage?patient_mrn=" + CANARY, FINE, JSON, id="query string"),
+    pytest.param("GET", "/triage?q=" + CANARY, b"", {}, id="wrong method"),
+    pytest.param("GET", "/docs?q=" + CANARY, b"", {}, id="documentation"),
+    pytest.param("GET", "/metrics?q=" + CANARY, b"", {"accept": f"text/plain; version={CANARY}"}, id="scrape"),
+    pytest.param(CANARY.upper(), "/triage", FINE, JSON, id="method"),
+    pytest.param("POST", "/triage", FINE, {**JSON, "x-request-id": f"id of {CANARY}"}, id="prose as request id"),
+    pytest.param("POST", "/triage", FINE, {**JSON, "user-agent": CANARY, "cookie": f"a={CANARY}"}, id="headers"),
+    pytest.param("POST", "/triage", FINE, {**JSON, "authorization": f"Bearer {CANARY}"}, id="authorization"),
+    pytest.param("POST", "/triage", FINE, {**JSON, "traceparent": CANARY, "x-forwarded-for": CANARY}, id="proxies"),
+]  # fmt: skip
+
+
+def everything_in(answer: httpx2.Response) -> str:
+    return f"{answer.headers.multi_items()} {answer.text}".casefold()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with a_server(tmp_path_factory.mktemp("server"), LOG_LEVEL="DEBUG") as running:
+        yield running
+
+
+@pytest.mark.parametrize(("method", "path", "content", "headers"), REQUESTS)
+def test_a_real_server_repeats_nothing(
+    server: ServerProcess, method: str, path: str, content: bytes, headers: dict[str, str]
+) -> None:
+    answer = httpx2.request(method, server.url + path, content=content, headers=headers)
+    assert CANARY.casefold() not in everything_in(answer)
+    assert CANARY.casefold() not in everything_in(httpx2.get(server.url + "/metrics"))
+    server.wait_event(event="request", request_id=answer.headers["x-request-id"])
+    assert CANARY.casefold() not in server.output.casefold()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(f"POST /triage HTTP/1.1\r\n{CANARY} broken\r\n\r\n", id="broken header"),
+        pytest.param(f"{CANARY}\r\n\r\n", id="no request line"),
+        pytest.param(f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: {CANARY}\r\nConnection: upgrade\r\n\r\n", id="upgrade"),
+        pytest.param(f"POST /triage HTTP/1.1\r\nHost: x\r\nContent-Length: {CANARY}\r\n\r\n", id="broken length"),
+        pytest.param(f"POST /triage HTTP/1.1\r\nHost: x\r\nX: {CANARY * 9999}\r\n\r\n", id="long header"),
+        pytest.param(
+            "POST /triage HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n"
+            + CANARY,
+            id="client leaves in the middle of the body",
+        ),
+    ],
+)  # fmt: skip
+def test_broken_http_repeats_nothing(server: ServerProcess, raw: str) -> None:
+    with socket.create_connection(server.address, timeout=PATIENCE_SECONDS) as connection:
+        connection.sendall(raw.encode())
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        try:
+            while chunk := connection.recv(65536):
+                received += chunk
+        except ConnectionResetError:
+            pass
+    assert CANARY.encode().lower() not in received.lower()
+    # The other one is the scrape that asks.
+    server.wait_metric("llm_server_http_requests_in_flight", 1.0)
+    after = httpx2.get(server.url + "/livez").headers["x-request-id"]
+    server.wait_event(event="request", request_id=after)
+    assert CANARY.casefold() not in server.output.casefold()
+
+
+async def test_an_engine_crash_repeats_nothing(capfd: pytest.CaptureFixture[str], restored_logging: None) -> None:
+    configure_logging("DEBUG")
+    async with an_app(CrashingEngine()) as app:
+        answer = await app.client.post("/triage", content=FINE, headers=JSON)
+        metrics = await app.client.get("/metrics")
+    output = "".join(capfd.readouterr())
+    crash = next(line for line in map(json.loads, output.splitlines()) if line["event"] == "unhandled_exception")
+    assert [link["type"] for link in crash["exception"]] == ["builtins.RuntimeError", "builtins.ValueError"]
+    assert any("engines.py" in frame for frame in crash["exception"][0]["frames"])
+    assert crash["request_id"] == answer.json()["request_id"]
+    for text in (output, everything_in(answer), metrics.text):
+        assert CANARY.casefold() not in text.casefold()
+
+
+async def test_the_last_resorts_of_python_repeat_nothing(
+    capfd: pytest.CaptureFixture[str], restored_logging: None
+) -> None:
+    async def fail() -> None:
+        raise ValueError(CANARY)
+
+    class Unraisable:
+        def __del__(self) -> None:
+            raise ValueError(CANARY)
+
+    async with an_app():
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            configure_logging("DEBUG")
+            warnings.warn(CANARY, stacklevel=1)
+        forgotten = asyncio.create_task(fail())
+        await asyncio.wait([forgotten])
+        del forgotten
+        thread = threading.Thread(target=int, args=[CANARY])
+        thread.start()
+        thread.join()
+        Unraisable()
+        sys.excepthook(ValueError, ValueError(CANARY), None)
+        logging.getLogger("library").error("%d", CANARY)
+    output = "".join(capfd.readouterr())
+    events = [json.loads(line)["event"] for line in output.splitlines()]
+    assert events.count("uncaught_exception") == 3
+    assert {"asyncio_error", "warning"} <= set(events)
+    assert CANARY not in output
