@@ -14,7 +14,11 @@ if [ "$(python3 -m tests.cluster status --provider)" = kwok ]; then
     exit
 fi
 python3 -m tests.images build
-python3 -m tests.cluster load .local/images/*.tar
+mapfile -t archives < <(python3 -c '
+import json
+for image in json.load(open(".local/images/images.json")).values():
+    print(image["archive"])')
+python3 -m tests.cluster load "${archives[@]}"
 python3 -m tests.images kustomize
 kubectl apply --server-side -k .local/deploy
 kubectl -n llm-operator-system rollout status deployment/llm-operator --timeout=180s

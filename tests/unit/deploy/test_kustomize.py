@@ -1,0 +1,142 @@
+"""What `kubectl apply -k` would send: least rights, the restricted pod profile, and nothing forgotten."""
+
+import json
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.images import kustomize
+
+ROOT = Path(__file__).resolve().parents[3]
+BASE = ROOT / "deploy" / "kustomize" / "base"
+CLUSTER_SCOPED = {"Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"}
+NAMESPACE = "llm-operator-system"
+READ = {"get", "list", "watch"}
+APPLY = READ | {"create", "patch"}
+
+Manifest = dict[str, Any]
+
+
+def render(folder: Path) -> list[Manifest]:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not on PATH")
+    done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(scope="module", params=["base", "local"])
+def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """The base, and what one machine deploys with its own images."""
+    if request.param == "base":
+        return render(BASE)
+    folder = tmp_path_factory.mktemp("local")
+    images = {"operator": {"image": "localhost/llm-operator:dev-1"}, "server": {"image": "localhost/server:dev-2"}}
+    (folder / "images.json").write_text(json.dumps(images))
+    return render(kustomize.write(folder / "images.json", folder / "deploy").parent)
+
+
+def the(manifests: list[Manifest], kind: str, name: str = "llm-operator") -> Manifest:
+    (found,) = (one for one in manifests if one["kind"] == kind and one["metadata"]["name"] == name)
+    return found
+
+
+def test_the_operator_may_do_what_it_does_and_nothing_else(manifests: list[Manifest]) -> None:
+    allowed = {
+        (group, resource): set(rule["verbs"])
+        for rule in the(manifests, "ClusterRole")["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert allowed == {
+        ("llm.carepath.ai", "llmdeployments"): READ,
+        ("llm.carepath.ai", "llmdeployments/status"): {"patch"},
+        ("apps", "deployments"): APPLY,
+        ("", "services"): APPLY,
+        ("", "pods"): READ,
+    }
+
+
+def test_no_role_has_a_wildcard_or_reads_secrets(manifests: list[Manifest]) -> None:
+    rules = [rule for one in manifests if one["kind"].endswith("Role") for rule in one["rules"]]
+    assert rules
+    for rule in rules:
+        words = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+        assert not [word for word in words if "*" in word or word == "secrets"]
+
+
+def test_every_binding_gives_an_existing_role_to_the_operators_account_alone(manifests: list[Manifest]) -> None:
+    bindings = [one for one in manifests if one["kind"].endswith("RoleBinding")]
+    assert bindings
+    for binding in bindings:
+        assert the(manifests, binding["roleRef"]["kind"], binding["roleRef"]["name"])
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "llm-operator", "namespace": NAMESPACE}]
+    assert the(manifests, "ServiceAccount")["metadata"]["namespace"] == NAMESPACE
+
+
+def test_users_of_a_namespace_get_its_llmdeployments(manifests: list[Manifest]) -> None:
+    for name, roles in {"view": {"view", "edit", "admin"}, "edit": {"edit", "admin"}}.items():
+        labels = the(manifests, "ClusterRole", f"llmdeployment-{name}")["metadata"]["labels"]
+        assert {
+            role for role in ("view", "edit", "admin") if f"rbac.authorization.k8s.io/aggregate-to-{role}" in labels
+        } == roles
+
+
+def test_everything_stands_in_the_operators_namespace_or_in_none(manifests: list[Manifest]) -> None:
+    for one in manifests:
+        expected = None if one["kind"] in CLUSTER_SCOPED else NAMESPACE
+        assert one["metadata"].get("namespace") == expected, one["metadata"]["name"]
+    assert (
+        the(manifests, "Namespace", NAMESPACE)["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+        == "restricted"
+    )
+
+
+def test_the_crd_is_the_generated_one(manifests: list[Manifest]) -> None:
+    generated = yaml.safe_load((ROOT / "crds" / "llmdeployments.yaml").read_text())
+    assert the(manifests, "CustomResourceDefinition", generated["metadata"]["name"])["spec"] == generated["spec"]
+
+
+def test_the_pod_meets_the_restricted_profile_on_a_read_only_root(manifests: list[Manifest]) -> None:
+    pod = the(manifests, "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+    assert {volume["name"]: set(volume) - {"name"} for volume in pod["volumes"]} == {"tmp": {"emptyDir"}}
+
+
+def test_the_pod_has_probes_on_a_port_it_opens_and_bounded_memory(manifests: list[Manifest]) -> None:
+    (container,) = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"] for port in container["ports"]}
+    paths = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+    assert {probe["port"] for probe in paths.values()} <= ports
+    assert {name: probe["path"] for name, probe in paths.items()} == {
+        "startup": "/healthz",
+        "liveness": "/healthz",
+        "readiness": "/readyz",
+    }
+    assert container["resources"]["limits"].keys() == {"memory"}
+    assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+
+
+def test_the_selector_matches_the_pods(manifests: list[Manifest]) -> None:
+    spec = the(manifests, "Deployment")["spec"]
+    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+
+
+def test_the_base_names_the_images_of_this_version() -> None:
+    (container,) = the(render(BASE), "Deployment")["spec"]["template"]["spec"]["containers"]
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    (server,) = (entry["value"] for entry in container["env"] if entry["name"] == "LLMOP_SERVER_IMAGE")
+    assert {container["image"].rpartition(":")[2], server.rpartition(":")[2]} == {version}
