@@ -108,7 +108,7 @@ def test_too_little_memory_is_told_with_the_limit(kubectl: Kubectl) -> None:
     wait_ready(kubectl)
 
 
-def test_a_missing_pull_secret_and_node_are_told(kubectl: Kubectl) -> None:
+def test_a_node_that_is_not_there_is_told(kubectl: Kubectl) -> None:
     kubectl.apply(example(nodeSelector={"no": "such-node"}))
     eventually(lambda: reason(kubectl) == "Unschedulable", seconds=60)
     assert condition(kubectl.get("llmdep", "triage"), "Available")["status"] == "False"

@@ -52,8 +52,9 @@ def test_an_edited_child_is_put_right(kubectl: Kubectl, kind: str, edit: dict[st
     create_ready(kubectl)
     before = kubectl.get(kind, "triage")
     assert before is not None
-    # A strategic patch merges lists by key, as `kubectl edit` and `kubectl set` do.
-    kubectl("patch", kind, "triage", "--type=strategic", "-p", json.dumps(edit))
+    # Both kinds are what kubectl sends: a strategic patch merges lists by key, a merge patch replaces them.
+    patch_type = "merge" if "ports" in edit.get("spec", {}) else "strategic"
+    kubectl("patch", kind, "triage", f"--type={patch_type}", "-p", json.dumps(edit))
 
     def is_right() -> bool:
         found = kubectl.get(kind, "triage")
