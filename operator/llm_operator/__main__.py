@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import sys
 
 import kopf
@@ -17,6 +18,8 @@ from llm_operator.reconcile import Reconciler
 from llm_operator.settings import OperatorSettings
 
 EX_CONFIG = 78
+# A reconcile is a few requests of at most 30 s; the pod has 30 s in all.
+FINISH_SECONDS = 20.0
 log = logging.getLogger("llm_operator")
 
 
@@ -40,24 +43,30 @@ async def run(settings: OperatorSettings) -> None:
 
 
 async def _until_stopped(controller: Controller, settings: OperatorSettings) -> None:
-    """Watch and work until one of both ends: kopf ends on SIGTERM and SIGINT, the rest is a failure."""
-    stop = asyncio.Event()
-    watching = kopf.operator(
+    """Watch and work until a signal; raises if a part ends before."""
+    watches = await kopf.spawn_tasks(
         registry=watch.build_registry(controller.queue.add),
         settings=watch.build_settings(),
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
-        stop_flag=stop,
     )
-    watcher = asyncio.create_task(watching, name="watches")
-    worker = asyncio.create_task(controller.run(), name="controller")
-    done, _ = await asyncio.wait({watcher, worker}, return_when=asyncio.FIRST_COMPLETED)
-    stop.set()
-    worker.cancel()
-    await asyncio.wait({watcher, worker}, timeout=15)
-    for task in done:
+    stop = asyncio.Event()
+    # In place of kopf's own handlers: its way to stop takes every other task of the loop for one of its own.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    work = asyncio.create_task(controller.run(), name="controller")
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    done, _ = await asyncio.wait({stopped, work, *watches}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("stopping: finishing what is being worked on")
+    controller.stop()
+    await asyncio.wait({work}, timeout=FINISH_SECONDS)
+    for task in (work, stopped, *watches):
+        task.cancel()
+    await asyncio.wait({work, *watches}, timeout=5)
+    for task in done - {stopped}:
         task.result()
+        raise RuntimeError(f"{task.get_name()} ended although nobody asked for it")
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from llm_operator.kube import LLMDEPLOYMENTS, ApiError, Kube
 from llm_operator.reconcile import Key, Reconciler
-from llm_operator.workqueue import WorkQueue
+from llm_operator.workqueue import QueueClosed, WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +35,18 @@ class Controller:
         self._last_resync: float | None = None
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._resync_for_ever(), name="resync")
-                for number in range(self._workers):
-                    group.create_task(self._work_for_ever(), name=f"worker-{number}")
-        finally:
-            self.queue.close()
+        """Work until `stop`, then finish what is being worked on."""
+        async with asyncio.TaskGroup() as group:
+            resync = group.create_task(self._resync_for_ever(), name="resync")
+            workers = [
+                group.create_task(self._work_until_closed(), name=f"worker-{number}") for number in range(self._workers)
+            ]
+            await asyncio.wait(workers)
+            resync.cancel()
+
+    def stop(self) -> None:
+        """Let `run` end."""
+        self.queue.close()
 
     def ready(self) -> bool:
         """Whether every LLMDeployment has been seen at least once."""
@@ -73,9 +77,12 @@ class Controller:
         self._reconciler.repairs.forget(uids)
         self._last_resync = asyncio.get_running_loop().time()
 
-    async def _work_for_ever(self) -> None:
+    async def _work_until_closed(self) -> None:
         while True:
-            key = await self.queue.get()
+            try:
+                key = await self.queue.get()
+            except QueueClosed:
+                return
             try:
                 await self._work(key)
             finally:

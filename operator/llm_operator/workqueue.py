@@ -13,18 +13,24 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 
+class QueueClosed(Exception):
+    """There will be no more keys."""
+
+
 class WorkQueue(Generic[Key]):
     """Keys to work on. `get`, work, then `done`, and `retry` or `forget`."""
 
     def __init__(self, *, first_retry: float = 0.5, longest_retry: float = 300.0) -> None:
         self._first_retry = first_retry
         self._longest_retry = longest_retry
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        # None, once in it, stays: the queue is closed.
+        self._ready: asyncio.Queue[Key | None] = asyncio.Queue()
         self._queued_since: dict[Key, float] = {}
         self._working_since: dict[Key, float] = {}
         self._dirty: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._closed = False
 
     def add(self, key: Key) -> None:
         """Have the key worked on as soon as a worker is free."""
@@ -58,8 +64,11 @@ class WorkQueue(Generic[Key]):
         self._failures.pop(key, None)
 
     async def get(self) -> Key:
-        """Wait for a key. The caller owns it until `done`."""
-        key = await self._ready.get()
+        """Wait for a key. The caller owns it until `done`. Raises QueueClosed after `close`."""
+        key = None if self._closed else await self._ready.get()
+        if key is None:
+            self._ready.put_nowait(None)
+            raise QueueClosed
         del self._queued_since[key]
         self._working_since[key] = _now()
         return key
@@ -77,7 +86,9 @@ class WorkQueue(Generic[Key]):
         return _now() - min(since) if since else 0.0
 
     def close(self) -> None:
-        """Cancel all timers."""
+        """Hand out no more keys. What is being worked on may be finished."""
+        self._closed = True
+        self._ready.put_nowait(None)
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

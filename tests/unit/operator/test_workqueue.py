@@ -1,9 +1,10 @@
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_operator.workqueue import WorkQueue
+from llm_operator.workqueue import QueueClosed, WorkQueue
 
 
 async def test_a_key_added_many_times_comes_once() -> None:
@@ -47,6 +48,22 @@ async def test_retries_wait_longer_each_time_up_to_the_longest_until_forgotten()
     assert queue.retry("a") <= 1.2
     assert queue.retry("b", at_least=100) == 100
     queue.close()
+
+
+async def test_a_closed_queue_sends_every_worker_home_and_lets_running_work_finish() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    queue.add("b")
+    assert await queue.get() == "a"
+    waiting = [asyncio.create_task(queue.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    queue.close()
+    queue.add_after("a", 0)
+    queue.done("a")
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(one == "b" or isinstance(one, QueueClosed) for one in results)
+    with pytest.raises(QueueClosed):
+        await queue.get()
 
 
 async def test_the_oldest_key_is_known_whether_it_waits_or_is_worked_on() -> None:
