@@ -1,18 +1,18 @@
 """Carries out a plan: the only place that writes children and status. Called by reconcile.py.
 
-Every write is safe to repeat and to lose: names are deterministic, applies carry the uid that was
-observed, the status carries the resourceVersion it was derived from.
+Every write is safe to repeat and to lose: names are deterministic, a create never touches what exists, and
+every other write carries the resourceVersion it was derived from.
 """
 
 import dataclasses
 import logging
 
 from llm_operator.api.conditions import Finding, Reason
-from llm_operator.api.types import API_VERSION, KIND
-from llm_operator.core.drift import drift, restore_lists
+from llm_operator.core.diagnosis import detail
+from llm_operator.core.foreign import at_version, claim, drift, in_the_way, left_over
 from llm_operator.core.model import Apply, Observation, Plan
 from llm_operator.core.names import Manifest
-from llm_operator.kube import ApiError, Kube
+from llm_operator.kube import NAMESPACE_TERMINATING, ApiError, Kube
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +32,9 @@ async def apply_children(kube: Kube, observation: Observation, plan: Plan) -> tu
         try:
             stored = await _put(kube, action)
         except ApiError as error:
-            if error.status not in REFUSED:
+            if error.status not in REFUSED or error.reason == NAMESPACE_TERMINATING:
                 raise
-            return observation, Finding(
-                Reason.APPLY_REFUSED,
-                f"The API server refused {kind} {name}; correct the spec. It says: {error.message}",
-            )
+            return observation, _refused(kind, name, error)
         log.info("applied %s %s/%s", kind, action.manifest["metadata"]["namespace"], name)
         observation = _with(observation, stored)
         path = drift(action.manifest, stored)
@@ -54,35 +51,31 @@ async def write_status(kube: Kube, observation: Observation, status: Manifest) -
     parent = observation.parent
     if status == parent.status:
         return False
-    await kube.apply_status(
-        {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "metadata": {
-                "name": parent.name,
-                "namespace": parent.namespace,
-                "uid": parent.uid,
-                "resourceVersion": parent.resource_version,
-            },
-            "status": status,
-        }
+    await kube.write_status(
+        parent.namespace,
+        parent.name,
+        at_version([{"op": "add", "path": "/status", "value": status}], parent.resource_version),
     )
     return True
 
 
 async def _put(kube: Kube, action: Apply) -> Manifest:
-    live = action.live
+    desired, live = action.manifest, action.live
     if live is None:
-        return await kube.apply(action.manifest, uid=None)
-    try:
-        stored = await kube.apply(action.manifest, uid=live["metadata"]["uid"])
-    except ApiError as error:
-        if error.status != 422:
-            raise
-        stored = live
-    if stored is live or drift(action.manifest, stored) is not None:
-        stored = await kube.patch(action.manifest, restore_lists(action.manifest, stored))
+        return await kube.create(desired)
+    before = [*claim(live), *in_the_way(desired, live)]
+    if before:
+        live = await kube.patch(desired, at_version(before, live["metadata"]["resourceVersion"]))
+    stored = await kube.apply(desired, resource_version=live["metadata"]["resourceVersion"])
+    after = left_over(desired, stored)
+    if after:
+        stored = await kube.patch(desired, at_version(after, stored["metadata"]["resourceVersion"]))
     return stored
+
+
+def _refused(kind: str, name: str, error: ApiError) -> Finding:
+    remedy = "correct the spec" if error.status == 422 else "see to quota, policy and the operator's permissions"
+    return Finding(Reason.APPLY_REFUSED, f"The API server refused {kind} {name}; {remedy}.{detail(error.message)}")
 
 
 def _with(observation: Observation, stored: Manifest) -> Observation:

@@ -5,13 +5,14 @@ import logging
 import random
 from collections.abc import Iterable
 
-from llm_operator.kube import LLMDEPLOYMENTS, ApiError, Kube
+from llm_operator.kube import LLMDEPLOYMENTS, NAMESPACE_TERMINATING, ApiError, Kube
 from llm_operator.reconcile import Key, Reconciler
 from llm_operator.workqueue import QueueClosed, WorkQueue
 
 log = logging.getLogger(__name__)
 
 STUCK_SECONDS = 180.0
+RETRY_RESYNC_SECONDS = 10.0
 
 
 class Controller:
@@ -32,7 +33,7 @@ class Controller:
         self._namespaces: list[str | None] = list(namespaces) or [None]
         self._workers = workers
         self._resync_seconds = resync_seconds
-        self._last_resync: float | None = None
+        self._seen: set[str | None] = set()
 
     async def run(self) -> None:
         """Work until `stop`, then finish what is being worked on."""
@@ -50,32 +51,33 @@ class Controller:
 
     def ready(self) -> bool:
         """Whether every LLMDeployment has been seen at least once."""
-        return self._last_resync is not None
+        return self._seen >= set(self._namespaces)
 
     def problem(self) -> str | None:
         """Why the process should be restarted, or None. An unreachable API server is no such reason."""
-        if self.queue.oldest_seconds() > STUCK_SECONDS:
-            return f"a key has been waiting for {self.queue.oldest_seconds():.0f} s"
-        return None
+        seconds = self.queue.stuck_seconds()
+        return f"no worker has moved for {seconds:.0f} s" if seconds > STUCK_SECONDS else None
 
     async def _resync_for_ever(self) -> None:
         while True:
-            try:
-                await self._resync()
-                pause = self._resync_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
-            except ApiError as error:
-                log.warning("resync failed: %s", error)
-                pause = min(5.0, self._resync_seconds)
-            await asyncio.sleep(pause)
+            looked = [await self._look_at_all(namespace) for namespace in self._namespaces]
+            pause = self._resync_seconds if all(looked) else min(RETRY_RESYNC_SECONDS, self._resync_seconds)
+            await asyncio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
 
-    async def _resync(self) -> None:
-        uids = set()
-        for namespace in self._namespaces:
-            for live in await self._kube.find(LLMDEPLOYMENTS, namespace):
-                uids.add(live["metadata"]["uid"])
-                self.queue.add((live["metadata"]["namespace"], live["metadata"]["name"]))
-        self._reconciler.repairs.forget(uids)
-        self._last_resync = asyncio.get_running_loop().time()
+    async def _look_at_all(self, namespace: str | None) -> bool:
+        """Enqueue every LLMDeployment of a namespace; whether they could be listed."""
+        try:
+            found = await self._kube.find(LLMDEPLOYMENTS, namespace)
+        except ApiError as error:
+            log.warning("cannot list LLMDeployments in %s: %s", namespace or "all namespaces", error)
+            return False
+        except Exception:
+            log.exception("cannot list LLMDeployments in %s", namespace or "all namespaces")
+            return False
+        self._seen.add(namespace)
+        for live in found:
+            self.queue.add((live["metadata"]["namespace"], live["metadata"]["name"]))
+        return True
 
     async def _work_until_closed(self) -> None:
         while True:
@@ -93,8 +95,9 @@ class Controller:
             result = await self._reconciler.reconcile(key)
         except ApiError as error:
             delay = self.queue.retry(key, at_least=error.retry_after or 0.0)
-            # Somebody else wrote first: the usual way two writers meet, not worth a warning.
-            level = logging.DEBUG if error.status == 409 else logging.WARNING
+            # That somebody else wrote first, or takes the namespace away, is usual and not worth a warning.
+            usual = error.status == 409 or error.reason == NAMESPACE_TERMINATING
+            level = logging.DEBUG if usual else logging.WARNING
             log.log(level, "%s/%s: %s; again in %.1f s", *key, error, delay)
         except Exception:
             delay = self.queue.retry(key)

@@ -5,6 +5,7 @@ refresh are used. Every request carries the operator's User-Agent and a time-out
 act.py and (for credentials alone) watch.py.
 """
 
+import asyncio
 import json
 import os
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from llm_operator.core.names import FIELD_MANAGER, Manifest
 
 USER_AGENT = f"llm-operator/{__version__}"
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
+RENEW_SECONDS = 10.0
+NAMESPACE_TERMINATING = "NamespaceTerminating"
 IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
 
 
@@ -40,6 +43,7 @@ LLMDEPLOYMENTS = Resource("/apis/llm.carepath.ai/v1alpha1", "llmdeployments")
 DEPLOYMENTS = Resource("/apis/apps/v1", "deployments")
 SERVICES = Resource("/api/v1", "services")
 PODS = Resource("/api/v1", "pods")
+Operations = list[Manifest]  # of a JSON patch (RFC 6902)
 BY_KIND = {"Deployment": DEPLOYMENTS, "Service": SERVICES}
 
 
@@ -79,6 +83,7 @@ class Kube:
     def __init__(self, configuration: Configuration) -> None:
         self._api = ApiClient(configuration)
         self._api.user_agent = USER_AGENT
+        self._renewed = float("-inf")
 
     @classmethod
     async def connect(cls) -> Self:
@@ -106,65 +111,82 @@ class Kube:
         answer = await self._request("GET", _path(resource, namespace), query)
         return list(answer["items"])
 
-    async def apply(self, manifest: Manifest, *, uid: str | None) -> Manifest:
-        """Server-side apply a child; returns the object as stored.
+    async def serves(self, resource: Resource) -> bool:
+        """Whether the API server's discovery lists the kind."""
+        try:
+            answer = await self._request("GET", resource.path)
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return any(one.get("name") == resource.plural for one in answer.get("resources", []))
 
-        With `uid` the object must still be that one (409 otherwise). Without, it is to be created: if
-        somebody else made an object of the name in the meantime, nothing is forced (409).
-        """
-        metadata = manifest["metadata"]
-        if uid is not None:
-            manifest = {**manifest, "metadata": {**metadata, "uid": uid}}
-        return await self._apply(
-            _path(BY_KIND[manifest["kind"]], metadata["namespace"], metadata["name"]),
-            manifest,
-            force=uid is not None,
-        )
+    async def create(self, manifest: Manifest) -> Manifest:
+        """Create a child; 409 if an object of the name exists, which stays as it is."""
+        path = _path(BY_KIND[manifest["kind"]], manifest["metadata"]["namespace"])
+        return await self._request("POST", path, {"fieldManager": FIELD_MANAGER}, manifest)
 
-    async def patch(self, manifest: Manifest, operations: list[Manifest]) -> Manifest:
-        """JSON patch the object that `manifest` names."""
-        metadata = manifest["metadata"]
-        path = _path(BY_KIND[manifest["kind"]], metadata["namespace"], metadata["name"])
+    async def apply(self, manifest: Manifest, *, resource_version: str) -> Manifest:
+        """Server-side apply a child over the version that was read; 409 if it has changed or gone since."""
+        manifest = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": resource_version}}
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._request("PATCH", _path_of(manifest), query, manifest, "application/apply-patch+yaml")
+
+    async def patch(self, manifest: Manifest, operations: Operations) -> Manifest:
+        """JSON patch the child that `manifest` names."""
+        return await self._json_patch(_path_of(manifest), operations)
+
+    async def write_status(self, namespace: str, name: str, operations: Operations) -> Manifest:
+        """JSON patch the status of an LLMDeployment."""
+        return await self._json_patch(f"{_path(LLMDEPLOYMENTS, namespace, name)}/status", operations)
+
+    async def _json_patch(self, path: str, operations: Operations) -> Manifest:
         query = {"fieldManager": FIELD_MANAGER}
         return await self._request("PATCH", path, query, operations, "application/json-patch+json")
-
-    async def apply_status(self, parent: Manifest) -> Manifest:
-        """Server-side apply the status of an LLMDeployment; 409 if it changed since it was read."""
-        metadata = parent["metadata"]
-        path = _path(LLMDEPLOYMENTS, metadata["namespace"], metadata["name"]) + "/status"
-        return await self._apply(path, parent, force=True)
-
-    async def _apply(self, path: str, manifest: Manifest, *, force: bool) -> Manifest:
-        query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
-        return await self._request("PATCH", path, query, manifest, "application/apply-patch+yaml")
 
     async def _request(
         self,
         method: str,
         path: str,
         query: dict[str, str] | None = None,
-        body: Manifest | list[Manifest] | None = None,
+        body: Manifest | Operations | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
-        _, url, headers, _, _ = await self._api.param_serialize(
-            method,
-            path,
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            auth_settings=["BearerToken"],
-        )
-        if query:
-            url = f"{url}?{urlencode(query)}"
         try:
+            _, url, headers, _, _ = await self._api.param_serialize(
+                method,
+                path,
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                auth_settings=["BearerToken"],
+            )
+            if query:
+                url = f"{url}?{urlencode(query)}"
             response = await self._api.call_api(
                 method, url, header_params=headers, body=body, _request_timeout=REQUEST_TIMEOUT
             )
             data = await response.read()
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, config.ConfigException) as error:
             raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
+        if response.status == 401:
+            await self._renew()
         if response.status >= 400:
             raise _error(response.status, response.headers.get("Retry-After"), data)
-        answer: Manifest = json.loads(data)
+        try:
+            answer: Manifest = json.loads(data)
+        except ValueError as error:
+            raise ApiError(0, "Unreachable", "the answer is not JSON: something between answered instead") from error
         return answer
+
+    async def _renew(self) -> None:
+        """Read the credentials anew (an exec plugin's token expires), but not again and again."""
+        now = asyncio.get_running_loop().time()
+        if now < self._renewed + RENEW_SECONDS:
+            return
+        self._renewed = now
+        try:
+            self._api.configuration.api_key = (await load_configuration()).api_key
+        except config.ConfigException as error:
+            raise ApiError(401, "Unauthorized", f"the credentials cannot be renewed: {error}") from error
 
 
 def _path(resource: Resource, namespace: str | None, name: str | None = None) -> str:
@@ -177,6 +199,11 @@ def _path(resource: Resource, namespace: str | None, name: str | None = None) ->
     return "/".join(parts)
 
 
+def _path_of(manifest: Manifest) -> str:
+    metadata = manifest["metadata"]
+    return _path(BY_KIND[manifest["kind"]], metadata["namespace"], metadata["name"])
+
+
 def _error(status: int, retry_after: str | None, data: bytes) -> ApiError:
     answer: Any
     try:
@@ -186,4 +213,7 @@ def _error(status: int, retry_after: str | None, data: bytes) -> ApiError:
     if not isinstance(answer, dict):
         answer = {"message": data[:256].decode(errors="replace")}
     delay = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
-    return ApiError(status, str(answer.get("reason") or status), str(answer.get("message") or ""), delay)
+    causes = (answer.get("details") or {}).get("causes") or []
+    terminating = any(one.get("reason") == NAMESPACE_TERMINATING for one in causes)
+    reason = NAMESPACE_TERMINATING if terminating else str(answer.get("reason") or status)
+    return ApiError(status, reason, str(answer.get("message") or ""), delay)

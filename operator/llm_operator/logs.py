@@ -28,7 +28,7 @@ def configure(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # kopf tells of every event it delivers, and at DEBUG level prints whole objects.
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
-    logging.getLogger("kopf").setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level]))
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    least = logging.getLevelNamesMapping()[level]
+    for name, floor in (("kopf", logging.INFO), ("kopf.objects", logging.WARNING), ("asyncio", logging.WARNING)):
+        logging.getLogger(name).setLevel(max(floor, least))
     logging.captureWarnings(True)

@@ -17,6 +17,12 @@ log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # namespace, name
 
+STILL_CHANGED_BACK = Finding(
+    Reason.DRIFT_NOT_REPAIRED,
+    "Something keeps changing the Deployment or Service; find it with `kubectl get deployment,service -o yaml "
+    "--show-managed-fields`. Repairs go on at a slower pace.",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -73,26 +79,19 @@ class Reconciler:
         observation = await observe(self.kube, *key, now=datetime.now(UTC))
         if observation is None or observation.parent.deleting:
             return Result()
-        decided, wait = self._within_budget(observation, plan(observation, self.settings))
+        decided = plan(observation, self.settings)
+        if decided.actions and self._pause(observation):
+            decided = Plan()
         observation, obstacle = await apply_children(self.kube, observation, decided)
+        if obstacle is None and any(action.live is not None for action in decided.actions):
+            self.repairs.spend(observation.parent.uid, observation.parent.generation, time.monotonic())
+        pause = self._pause(observation)
+        if pause and obstacle is None:
+            obstacle = STILL_CHANGED_BACK
         await write_status(self.kube, observation, build_status(observation, obstacle))
-        if wait:
-            return Result(look_again_after=wait)
         stuck = obstacle is not None and obstacle.reason in (Reason.APPLY_REFUSED, Reason.DRIFT_NOT_REPAIRED)
-        return Result(retry=stuck, look_again_after=decided.look_again_after)
+        return Result(retry=stuck and not pause, look_again_after=pause or decided.look_again_after)
 
-    def _within_budget(self, observation: Observation, decided: Plan) -> tuple[Plan, float]:
-        if not decided.actions:
-            return decided, 0.0
-        parent, now = observation.parent, time.monotonic()
-        wait = self.repairs.wait(parent.uid, parent.generation, now)
-        if not wait:
-            self.repairs.spend(parent.uid, parent.generation, now)
-            return decided, 0.0
-        kinds = " and ".join(action.manifest["kind"] for action in decided.actions)
-        finding = Finding(
-            Reason.DRIFT_NOT_REPAIRED,
-            f"Something keeps changing the {kinds} back; find it with `kubectl get -o yaml --show-managed-fields`. "
-            "Repairs go on at a slower pace.",
-        )
-        return Plan(obstacle=finding), wait
+    def _pause(self, observation: Observation) -> float:
+        parent = observation.parent
+        return self.repairs.wait(parent.uid, parent.generation, time.monotonic())

@@ -4,22 +4,24 @@ No create, update or delete handlers, no timers and no daemons: so kopf sets no 
 annotation, and nothing is decided by the kind of an event (ADR 0001). Used by __main__.py.
 """
 
+import asyncio
 import random
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import aiohttp
 import kopf
 from kubernetes.aio.client import Configuration
 
-from llm_operator.api.types import GROUP, PLURAL, VERSION
+from llm_operator.api.types import GROUP, KIND, PLURAL, VERSION
 from llm_operator.core import names
 from llm_operator.kube import USER_AGENT, load_configuration
 from llm_operator.reconcile import Key
 
 Enqueue = Callable[[Key], None]
 
+LOGIN_PAUSE_SECONDS = 10.0
 CHILDREN = (("apps", "deployments"), ("", "services"), ("", "pods"))
 
 
@@ -27,23 +29,37 @@ def build_registry(enqueue: Enqueue) -> kopf.OperatorRegistry:
     """Handlers that put the key of an event's LLMDeployment into the queue."""
     registry = kopf.OperatorRegistry()
 
+    last_login = float("-inf")
+
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.AiohttpSession:
-        return await _session(await load_configuration())
+        # kopf asks again after every 401, and would ask without pause while credentials are refused.
+        nonlocal last_login
+        clock = asyncio.get_running_loop()
+        await asyncio.sleep(last_login + LOGIN_PAUSE_SECONDS - clock.time())
+        last_login = clock.time()
+        return _session(await load_configuration())
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def parent_changed(*, namespace: str | None, name: str | None, **_: Any) -> None:
         if namespace is not None and name is not None:
             enqueue((namespace, name))
 
-    async def child_changed(*, namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
-        parent = labels.get(names.INSTANCE)
-        if namespace is not None and parent is not None:
-            enqueue((namespace, parent))
+    async def child_changed(*, namespace: str | None, meta: kopf.Meta, **_: Any) -> None:
+        for parent in _parents(meta):
+            if namespace is not None:
+                enqueue((namespace, parent))
 
     for group, plural in CHILDREN:
         kopf.on.event(group, "v1", plural, registry=registry)(child_changed)
     return registry
+
+
+def _parents(meta: Mapping[str, Any]) -> set[str]:
+    """Names of LLMDeployments an object belongs to: by its owner, and by its label (pods have another owner)."""
+    owners = {one["name"] for one in meta.get("ownerReferences", []) if one["kind"] == KIND}
+    label = meta.get("labels", {}).get(names.INSTANCE)
+    return owners | ({label} if label else set())
 
 
 def build_settings() -> kopf.OperatorSettings:
@@ -77,8 +93,8 @@ class EndlessBackoff:
             delay = min(delay * 2, 30.0)
 
 
-async def _session(configuration: Configuration) -> kopf.AiohttpSession:
-    """An HTTP session for kopf with the credentials and the name of our own client."""
+def _session(configuration: Configuration) -> kopf.AiohttpSession:
+    """An HTTP session for kopf with the credentials, their refresh, and the name of our own client."""
     context = ssl.create_default_context(
         cafile=configuration.ssl_ca_cert, cadata=getattr(configuration, "ca_cert_data", None)
     )
@@ -87,11 +103,19 @@ async def _session(configuration: Configuration) -> kopf.AiohttpSession:
     if not configuration.verify_ssl:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    headers = {"User-Agent": USER_AGENT}
-    token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-    if token:
-        headers["Authorization"] = token
+
+    async def authorize(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        # For each request, since a service account's token changes every hour.
+        token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+        if token:
+            request.headers["Authorization"] = token
+        return await handler(request)
+
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=context), headers=headers, trust_env=True
+        connector=aiohttp.TCPConnector(limit=0, ssl=context),
+        headers={"User-Agent": USER_AGENT},
+        middlewares=(authorize,),
+        proxy=configuration.proxy,
+        trust_env=True,
     )
     return kopf.AiohttpSession(server=configuration.host, aiohttp_session=session)

@@ -30,6 +30,7 @@ class WorkQueue(Generic[Key]):
         self._dirty: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._last_taken = 0.0
         self._closed = False
 
     def add(self, key: Key) -> None:
@@ -70,7 +71,7 @@ class WorkQueue(Generic[Key]):
             self._ready.put_nowait(None)
             raise QueueClosed
         del self._queued_since[key]
-        self._working_since[key] = _now()
+        self._working_since[key] = self._last_taken = _now()
         return key
 
     def done(self, key: Key) -> None:
@@ -80,9 +81,11 @@ class WorkQueue(Generic[Key]):
             self._dirty.discard(key)
             self.add(key)
 
-    def oldest_seconds(self) -> float:
-        """How long the longest-waiting or longest-running key has been in the queue or in work."""
-        since = [*self._queued_since.values(), *self._working_since.values()]
+    def stuck_seconds(self) -> float:
+        """How long one key has been worked on, or keys have waited while none was taken; the longer of both."""
+        since = list(self._working_since.values())
+        if self._queued_since:
+            since.append(max(self._last_taken, min(self._queued_since.values())))
         return _now() - min(since) if since else 0.0
 
     def close(self) -> None:

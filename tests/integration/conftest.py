@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cluster import binaries, controlplane
 from tests.kubectl import Kubectl, Manifest, eventually
 
 ROOT = Path(__file__).parents[2]
-USER_AGENT = "llm-operator/"
+OPERATOR = "system:serviceaccount:llm-operator-system:llm-operator"
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 
@@ -31,9 +32,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class ControlPlane:
-    """A control plane with our CRD, and its audit log."""
+    """A control plane, its administrator's and the operator's kubeconfig, and its audit log."""
 
     kubeconfig: Path
+    operator_kubeconfig: Path
     audit_log: Path
 
     def kubectl(self, namespace: str) -> Kubectl:
@@ -44,33 +46,47 @@ class ControlPlane:
         lines = self.audit_log.read_text().splitlines()[since:]
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def operator_writes(self, *, since: int) -> list[str]:
-        """The operator's writes from entry `since` on, as "verb plural/name"."""
+    def operator_writes(self, *, namespace: str, since: int) -> list[str]:
+        """The operator's writes in a namespace from entry `since` on, as "verb plural/name"."""
         return [
             f"{one['verb']} {one['objectRef']['resource']}/{one['objectRef'].get('name')}"
             for one in self.requests(since=since)
-            if one.get("userAgent", "").startswith(USER_AGENT) and one["verb"] in WRITES
+            if one["user"]["username"] == OPERATOR
+            and one["verb"] in WRITES
+            and one["objectRef"].get("namespace") == namespace
         ]
+
+
+@contextmanager
+def started_control_plane(name: str, folder: Path) -> Iterator[ControlPlane]:
+    """A control plane without our CRD; the operator's kubeconfig is still to be written (`install`)."""
+    policy = Path(__file__).with_name("audit-policy.yaml")
+    plane = controlplane.start(f"{name}-{os.getpid()}", workdir=folder / "kwok", kwok_nodes=3, audit_policy=policy)
+    try:
+        assert plane.audit_log is not None
+        yield ControlPlane(plane.kubeconfig, folder / "operator-kubeconfig", plane.audit_log)
+    finally:
+        plane.stop()
+
+
+def install(plane: ControlPlane, *, crd: bool = True) -> None:
+    """The operator's namespace, service account and rights from deploy/, a kubeconfig with its token, the CRD."""
+    kubectl = plane.kubectl("llm-operator-system")
+    everything = yaml.safe_load_all(kubectl("kustomize", str(ROOT / "deploy/kustomize/base")))
+    left_out = {"Deployment"} if crd else {"Deployment", "CustomResourceDefinition"}
+    kubectl.apply(*(one for one in everything if one["kind"] not in left_out))
+    if crd:
+        kubectl("wait", "--for=condition=Established", "crd/llmdeployments.llm.carepath.ai")
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": kubectl("create", "token", "llm-operator", "--duration=2h").strip()}
+    plane.operator_kubeconfig.write_text(yaml.safe_dump(config))
 
 
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    workdir = tmp_path_factory.mktemp("control-plane") / "kwok"
-    plane = controlplane.start(
-        f"integration-{os.getpid()}",
-        workdir=workdir,
-        kwok_nodes=3,
-        audit_policy=Path(__file__).with_name("audit-policy.yaml"),
-    )
-    try:
-        assert plane.audit_log is not None
-        ours = ControlPlane(plane.kubeconfig, plane.audit_log)
-        ours.kubectl("default")("apply", "--server-side", "-f", str(ROOT / "crds/llmdeployments.yaml"))
-        kubectl = ours.kubectl("default")
-        kubectl("wait", "--for=condition=Established", "crd/llmdeployments.llm.carepath.ai")
-        yield ours
-    finally:
-        plane.stop()
+    with started_control_plane("integration", tmp_path_factory.mktemp("control-plane")) as plane:
+        install(plane)
+        yield plane
 
 
 def free_port() -> int:
@@ -88,7 +104,9 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def running_operator(plane: ControlPlane, log: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+def running_operator(
+    plane: ControlPlane, log: Path, *, wait: bool = True, **settings: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """The operator as a process, ready; stopped by SIGTERM, and its exit code checked, at the end."""
     port = free_port()
     with log.open("ab") as output:
@@ -96,7 +114,7 @@ def running_operator(plane: ControlPlane, log: Path, **settings: str) -> Iterato
             [sys.executable, "-W", "error", "-m", "llm_operator"],
             env={
                 **os.environ,
-                "KUBECONFIG": str(plane.kubeconfig),
+                "KUBECONFIG": str(plane.operator_kubeconfig),
                 "LLMOP_SERVER_IMAGE": "registry.example.com/server:1",
                 "LLMOP_HEALTH_PORT": str(port),
                 **settings,
@@ -105,7 +123,8 @@ def running_operator(plane: ControlPlane, log: Path, **settings: str) -> Iterato
             stderr=subprocess.STDOUT,
         )
         try:
-            eventually(lambda: process.poll() is not None or answers(f"http://127.0.0.1:{port}/readyz"))
+            if wait:
+                eventually(lambda: process.poll() is not None or answers(f"http://127.0.0.1:{port}/readyz"))
             yield process
             assert process.poll() is None, f"the operator ended by itself:\n{log.read_text()[-4000:]}"
         finally:

@@ -14,6 +14,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "a tag": {"image": "registry.example.com:5000/team/server:1.2-rc_1"},
     "a digest": {"image": "server@sha256:" + "0" * 64},
     "requests equal to limits": {"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1024Mi"}}},
+    "half of something": {"resources": {"requests": {"cpu": "0.5", "memory": "0.25Gi"}}},
+    "an empty toleration value": {"tolerations": [{"key": "a", "operator": "Exists", "value": ""}]},
     "numbers as quantities": {"resources": {"requests": {"cpu": 1}, "limits": {"cpu": "1500m", "nvidia.com/gpu": 1}}},
     "a toleration of everything": {"tolerations": [{"operator": "Exists"}]},
     "affinity": {
@@ -69,7 +71,45 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"tolerations": [{"key": "a", "operator": "Exists", "tolerationSeconds": 5}]},
         "`effect` must be NoExecute",
     ),
-    "a node selector key that is none": ({"nodeSelector": {"a b": "c"}}, "keys of `nodeSelector`"),
+    "a negative quantity": ({"resources": {"limits": {"cpu": -1}}}, "must not be negative"),
+    "a quantity that would be rounded": ({"resources": {"limits": {"cpu": "0.0000001"}}}, "spec.resources.limits.cpu"),
+    "huge pages": ({"resources": {"limits": {"hugepages-2Mi": "4Mi"}}}, "resource names must be cpu, memory"),
+    "half a GPU": ({"resources": {"limits": {"nvidia.com/gpu": "500m"}}}, "must be a whole number"),
+    "a GPU requested without a limit": (
+        {"resources": {"requests": {"nvidia.com/gpu": 1}}},
+        "must stand in `limits`",
+    ),
+    "more GPUs allowed than requested": (
+        {"resources": {"requests": {"nvidia.com/gpu": 1}, "limits": {"nvidia.com/gpu": 2}}},
+        "only with the same value",
+    ),
+    "a priority class name that is none": ({"priorityClassName": "a..b"}, "spec.priorityClassName"),
+    "a pod label that is none": (
+        {
+            "affinity": {
+                "podAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": [
+                        {"topologyKey": "zone", "labelSelector": {"matchLabels": {"a b": "c"}}}
+                    ]
+                }
+            }
+        },
+        "keys must be label names",
+    ),
+    "a topology that is none": (
+        {
+            "affinity": {
+                "podAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": [
+                        {"topologyKey": "a..b/zone", "labelSelector": {"matchLabels": {"a": "b"}}}
+                    ]
+                }
+            }
+        },
+        "topologyKey",
+    ),
+    "a node selector key that is none": ({"nodeSelector": {"a b": "c"}}, "keys must be label names"),
+    "a node selector key that is too long": ({"nodeSelector": {"a" * 64: "c"}}, "keys must be label names"),
     "a node selector value that is none": ({"nodeSelector": {"a": "b c"}}, "spec.nodeSelector.a"),
     "In without values": (
         {

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.test_crd import GOOD
 from tests.integration.test_lifecycle import create_ready, server, wait_ready
 from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually
 
@@ -37,6 +38,12 @@ EDITS: dict[str, tuple[str, dict[str, Any]]] = {
     "the number of replicas": ("deployment", {"spec": {"replicas": 3}}),
     "the roll-out strategy": ("deployment", {"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": 1}}}}),
     "a label": ("deployment", {"metadata": {"labels": {"app.kubernetes.io/part-of": "other"}}}),
+    "the label that names its parent": ("service", {"metadata": {"labels": {"app.kubernetes.io/instance": "other"}}}),
+    "the command": (
+        "deployment",
+        {"spec": {"template": {"spec": {"containers": [{"name": "server", "command": ["sleep", "9"]}]}}}},
+    ),
+    "a pause": ("deployment", {"spec": {"paused": True}}),
     "the label by which it is watched": ("service", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}),
     "a container beside the server": (
         "deployment",
@@ -85,14 +92,113 @@ def test_a_rollout_restart_is_let_through(kubectl: Kubectl) -> None:
 
 def test_an_edit_that_comes_back_again_and_again_is_told_and_slowed_down(kubectl: Kubectl) -> None:
     create_ready(kubectl)
-    for _ in range(12):
+
+    def told() -> bool:
         kubectl("scale", "deployment/triage", "--replicas=2")
-        if reason(kubectl) == "DriftNotRepaired":
-            break
-    eventually(lambda: reason(kubectl) == "DriftNotRepaired")
-    assert reason(kubectl, "Stalled") == "DriftNotRepaired"
+        found = kubectl.get("llmdep", "triage")
+        both = {condition(found, kind).get("reason") for kind in ("Ready", "Stalled")}
+        return both == {"DriftNotRepaired"}
+
+    eventually(told)
     wait_ready(kubectl)
     assert reason(kubectl, "Stalled") is None
+    deployment = kubectl.get("deployment", "triage")
+    assert deployment is not None
+    assert deployment["spec"]["replicas"] == 1
+
+
+def test_a_field_taken_out_goes_even_after_a_repair_that_made_us_its_owner_in_another_way(kubectl: Kubectl) -> None:
+    create_ready(kubectl, nodeSelector={"kubernetes.io/os": "linux"})
+    port = [{"op": "replace", "path": "/spec/template/spec/containers/0/ports/0/containerPort", "value": 80}]
+    kubectl("patch", "deployment", "triage", "--type=json", "-p", json.dumps(port))
+    eventually(lambda: server(kubectl)["ports"][0]["containerPort"] == 8002)
+    wait_ready(kubectl)
+    kubectl.patch("llmdep", "triage", {"spec": {"nodeSelector": None}})
+    wait_ready(kubectl)
+    deployment = kubectl.get("deployment", "triage")
+    assert deployment is not None
+    assert "nodeSelector" not in deployment["spec"]["template"]["spec"]
+
+
+def test_a_condition_that_somebody_else_wrote_does_not_stay(kubectl: Kubectl) -> None:
+    create_ready(kubectl)
+    found = kubectl.get("llmdep", "triage")
+    assert found is not None
+    left = {**condition(found, "Ready"), "type": "Stalled", "reason": "FromABackup"}
+    kubectl.patch(
+        "llmdep", "triage", {"status": {"conditions": [*found["status"]["conditions"], left]}}, "--subresource=status"
+    )
+    eventually(lambda: reason(kubectl, "Stalled") is None)
+    assert reason(kubectl) == "AllReplicasReady"
+
+
+REFUSE: Manifest = {
+    "apiVersion": "admissionregistration.k8s.io/v1",
+    "kind": "ValidatingAdmissionPolicy",
+    "metadata": {"name": "no-forbidden-images"},
+    "spec": {
+        "matchConstraints": {
+            "resourceRules": [
+                {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["deployments"]}
+            ]
+        },
+        "validations": [
+            {
+                "expression": "object.spec.template.spec.containers.all(c, !c.image.contains('forbidden'))",
+                "message": "this image is not allowed here",
+            }
+        ],
+    },
+}
+BINDING: Manifest = {
+    "apiVersion": "admissionregistration.k8s.io/v1",
+    "kind": "ValidatingAdmissionPolicyBinding",
+    "metadata": {"name": "no-forbidden-images"},
+    "spec": {"policyName": "no-forbidden-images", "validationActions": ["Deny"]},
+}
+
+
+def test_a_refused_edit_is_told_and_leaves_nothing_half_done(kubectl: Kubectl) -> None:
+    kubectl.apply(REFUSE, BINDING)
+    try:
+        create_ready(kubectl)
+        before = kubectl.get("deployment", "triage")
+        edit = {"spec": {"image": "forbidden/server:1", "replicas": 2}}
+
+        def told() -> bool:
+            # Until the policy is in force the edit is let through: then try again.
+            kubectl.patch("llmdep", "triage", {"spec": edit["spec"]})
+            if server(kubectl)["image"] == "forbidden/server:1":
+                kubectl.patch("llmdep", "triage", {"spec": {"image": None, "replicas": 1}})
+                wait_ready(kubectl)
+            return bool(reason(kubectl) == "ApplyRefused")
+
+        eventually(told, every=1)
+        assert "this image is not allowed here" in condition(kubectl.get("llmdep", "triage"), "Stalled")["message"]
+        for number in range(8):
+            kubectl("label", "llmdep", "triage", f"look={number}", "--overwrite")
+            assert reason(kubectl) == "ApplyRefused", "it is not mistaken for somebody else's edits"
+        after = kubectl.get("deployment", "triage")
+        assert before is not None
+        assert after is not None
+        assert after["spec"] == before["spec"]
+        kubectl.patch("llmdep", "triage", {"spec": {"image": None, "replicas": 2}})
+        wait_ready(kubectl)
+    finally:
+        kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "no-forbidden-images")
+
+
+def test_every_good_spec_makes_a_deployment_that_the_api_server_takes(kubectl: Kubectl) -> None:
+    for number, spec in enumerate(GOOD.values()):
+        kubectl.apply(an_llmdeployment(f"good-{number}", **spec))
+
+    def none_refused() -> bool:
+        found = kubectl.list("llmdeployments")
+        reasons = {one["metadata"]["name"]: condition(one, "Ready").get("reason") for one in found}
+        assert not {"ApplyRefused", "DriftNotRepaired"} & set(reasons.values()), reasons
+        return all(reasons.values()) and len(kubectl.list("deployments")) == len(GOOD)
+
+    eventually(none_refused)
 
 
 def foreign(kind: str) -> Manifest:

@@ -5,7 +5,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.integration.conftest import ControlPlane, running_operator
+import pytest
+
+from tests.integration.conftest import OPERATOR, ROOT, ControlPlane, install, running_operator, started_control_plane
 from tests.integration.test_lifecycle import create_ready, server, wait_ready
 from tests.kubectl import Kubectl, an_llmdeployment, eventually
 
@@ -21,19 +23,19 @@ def test_a_restart_writes_nothing_and_rest_writes_nothing(
             create_ready(kubectl, name, replicas=2, resources={"requests": {"cpu": "0.1"}, "limits": {"memory": "1Gi"}})
         start = len(control_plane.requests())
         time.sleep(5)
-        assert control_plane.operator_writes(since=start) == [], "at rest"
+        assert control_plane.operator_writes(namespace=kubectl.namespace, since=start) == [], "at rest"
     start = len(control_plane.requests())
     with running_operator(control_plane, log, LLMOP_RESYNC_SECONDS="1"):
         time.sleep(6)
     looked = [
         one["objectRef"].get("name")
         for one in control_plane.requests(since=start)
-        if one.get("userAgent", "").startswith("llm-operator/")
+        if one["user"]["username"] == OPERATOR
         and one["verb"] == "get"
         and one.get("objectRef", {}).get("resource") == "llmdeployments"
     ]
     assert set(NAMES) <= set(looked), "the second operator did look"
-    assert control_plane.operator_writes(since=start) == [], "after a restart"
+    assert control_plane.operator_writes(namespace=kubectl.namespace, since=start) == [], "after a restart"
 
 
 def test_what_happened_while_it_was_away_is_made_good(
@@ -66,7 +68,10 @@ def test_a_killed_operator_leaves_nothing_that_the_next_one_cannot_finish(
             with running_operator(control_plane, log) as process:
                 start = len(control_plane.requests())
                 kubectl.apply(an_llmdeployment(name))
-                eventually(lambda start=start: control_plane.operator_writes(since=start), every=0.01)
+                eventually(
+                    lambda start=start: control_plane.operator_writes(namespace=kubectl.namespace, since=start),
+                    every=0.01,
+                )
                 time.sleep(pause)
                 process.send_signal(signal.SIGKILL)
                 process.wait(timeout=10)
@@ -89,3 +94,18 @@ def test_it_keeps_to_the_namespaces_it_is_given(kubectl: Kubectl, control_plane:
         assert found["status"] == {"observedGeneration": -1}
         assert elsewhere.get("deployment", "elsewhere") is None
     elsewhere("delete", "llmdep", "elsewhere")
+
+
+def test_the_crd_may_come_after_the_operator_and_going_ends_it(tmp_path: Path) -> None:
+    with started_control_plane("crd", tmp_path) as plane:
+        install(plane, crd=False)
+        kubectl, log = plane.kubectl("default"), tmp_path / "log"
+        ended = pytest.raises(AssertionError, match="ended by itself")
+        with ended, running_operator(plane, log, wait=False, LLMOP_RESYNC_SECONDS="3600") as process:
+            eventually(lambda: "no LLMDeployments yet" in log.read_text())
+            kubectl("apply", "--server-side", "-f", str(ROOT / "crds/llmdeployments.yaml"))
+            kubectl("wait", "--for=condition=Established", "crd/llmdeployments.llm.carepath.ai")
+            create_ready(kubectl)
+            kubectl("delete", "crd", "llmdeployments.llm.carepath.ai")
+            eventually(lambda: process.poll() is not None)
+            assert process.returncode == 1

@@ -1,6 +1,6 @@
 """Conditions of an LLMDeployment: their types, and every reason the operator can give.
 
-Reasons are API: users match on them, docs/conditions.md lists them (a test holds both together).
+Reasons are API: users match on them, docs/api.md is generated from them.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.INVALID_IMAGE_NAME: "The image reference cannot be parsed by the container runtime.",
     Reason.CONTAINER_CONFIG_ERROR: "The container cannot be created, for example because a Secret is missing.",
     Reason.OOM_KILLED: "The container used more memory than its limit and was killed.",
-    Reason.CRASH_LOOP: "The server exits again and again; the message holds its own last words.",
+    Reason.CRASH_LOOP: "The server exited instead of serving; the message holds its own last words.",
     Reason.UNSCHEDULABLE: "No node can take the pod; the message holds the scheduler's words.",
     Reason.POD_CREATION_REFUSED: "Pods are refused by admission: quota, limit range or pod security.",
 }

@@ -10,7 +10,9 @@ from pydantic import Field
 
 from llm_operator.api.schema import ATOMIC_LIST, ApiModel, rule, rules
 
-LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+DNS_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+DNS_SUBDOMAIN = f"{DNS_LABEL}([.]{DNS_LABEL})*"
+LABEL_KEY = f"^({DNS_SUBDOMAIN}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
 LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=LABEL_KEY)]
@@ -22,6 +24,12 @@ TopologyKey = Annotated[
     Field(description="Node label that defines the topology, for example `topology.kubernetes.io/zone`."),
 ]
 
+LABEL_KEYS = rules(
+    rule(
+        f"self.all(key, size(key) <= 317 && key.matches('{LABEL_KEY}'))",
+        "keys must be label names such as kubernetes.io/arch",
+    )
+)
 SET_OPERATOR_RULES = rules(
     rule(
         "self.operator in ['In', 'NotIn'] ? (has(self.values) && size(self.values) > 0) : true",
@@ -147,7 +155,10 @@ class LabelSelector(ApiModel):
     """Chooses pods by their labels; all given conditions must hold."""
 
     match_labels: dict[str, LabelValue] | None = Field(
-        None, max_length=16, description="Labels a pod must carry with exactly these values."
+        None,
+        max_length=16,
+        description="Labels a pod must carry with exactly these values.",
+        json_schema_extra=LABEL_KEYS,
     )
     match_expressions: list[LabelSelectorRequirement] | None = Field(
         None,

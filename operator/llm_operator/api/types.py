@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llm_operator.api.scheduling import LABEL_KEY, Affinity, LabelValue, Toleration
+from llm_operator.api.scheduling import DNS_SUBDOMAIN, LABEL_KEYS, Affinity, LabelValue, Toleration
 from llm_operator.api.schema import ATOMIC_LIST, ApiModel, list_map, rule, rules
 
 GROUP = "llm.carepath.ai"
@@ -30,7 +30,9 @@ IMAGE_PATTERN = (
     "[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)*"
     "(:[a-zA-Z0-9_][-a-zA-Z0-9_.]{0,127})?(@sha256:[a-f0-9]{64})?$"
 )
-QUANTITY_PATTERN = r"^([+]?[0-9]+([.][0-9]*)?|[.][0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]+))?$"
+# Narrower than Kubernetes allows: what it would round or write in another unit is refused instead.
+QUANTITY_PATTERN = r"^[0-9]{1,15}([.][0-9]{1,3})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+RESOURCE_NAME = f"^(cpu|memory|ephemeral-storage|{DNS_SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?)$"
 
 Quantity = Annotated[
     str | int,
@@ -48,14 +50,27 @@ Quantities = Annotated[
         max_length=8,
         json_schema_extra=rules(
             rule(
-                "self.all(name, name in ['cpu', 'memory', 'ephemeral-storage'] || name.contains('/')"
-                " || name.startsWith('hugepages-'))",
-                "resource names must be cpu, memory, ephemeral-storage, hugepages-<size> or an extended "
-                "resource with a domain such as nvidia.com/gpu",
+                f"self.all(name, size(name) <= 317 && name.matches('{RESOURCE_NAME}'))",
+                "resource names must be cpu, memory, ephemeral-storage or an extended resource with a domain "
+                "such as nvidia.com/gpu",
+            ),
+            rule(
+                "self.all(name, quantity(string(self[name])).compareTo(quantity('0')) >= 0)",
+                "quantities must not be negative",
+            ),
+            rule(
+                "self.all(name, !name.contains('/') || quantity(string(self[name])).isInteger())",
+                "an extended resource such as nvidia.com/gpu must be a whole number",
             ),
         ),
     ),
 ]
+# In requests, an extended resource needs its twin in limits.
+TWIN_RULE = rule(
+    "!has(self.requests) || self.requests.all(name, !name.contains('/') || (has(self.limits) && name in self.limits"
+    " && quantity(string(self.limits[name])).compareTo(quantity(string(self.requests[name]))) == 0))",
+    "an extended resource such as nvidia.com/gpu must stand in `limits`; in `requests` only with the same value",
+)
 
 
 class LocalObjectReference(ApiModel):
@@ -64,7 +79,7 @@ class LocalObjectReference(ApiModel):
     name: str = Field(
         min_length=1,
         max_length=253,
-        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        pattern=f"^{DNS_SUBDOMAIN}$",
         description="Name of the object, in the namespace of the LLMDeployment.",
     )
 
@@ -75,6 +90,7 @@ class ResourceRequirements(ApiModel, json_schema_extra=rules(
         "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
         "every entry of `requests` must be less than or equal to the entry of the same name in `limits`",
     ),
+    TWIN_RULE,
 )):  # fmt: skip
     """Compute resources of each server pod."""
 
@@ -97,11 +113,6 @@ class LLMDeploymentSpec(ApiModel, json_schema_extra={
             "`image` must be a container image reference such as registry.example.com/team/server:1.2 "
             "or registry.example.com/team/server@sha256:<64 hex digits>",
             field_path=".image",
-        ),
-        rule(
-            f"!has(self.nodeSelector) || self.nodeSelector.all(key, size(key) <= 317 && key.matches('{LABEL_KEY}'))",
-            "keys of `nodeSelector` must be node label names such as kubernetes.io/arch",
-            field_path=".nodeSelector",
         ),
     ),
 }):  # fmt: skip
@@ -139,6 +150,7 @@ class LLMDeploymentSpec(ApiModel, json_schema_extra={
         None,
         max_length=16,
         description="Labels a node must carry for pods to run on it.",
+        json_schema_extra=LABEL_KEYS,
     )
     tolerations: list[Toleration] | None = Field(
         None,
@@ -147,9 +159,9 @@ class LLMDeploymentSpec(ApiModel, json_schema_extra={
         json_schema_extra=ATOMIC_LIST,
     )
     affinity: Affinity | None = Field(None, description="Rules for which nodes and neighbours the pods should have.")
-    priority_class_name: (
-        Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")] | None
-    ) = Field(None, description="PriorityClass of the pods; it must exist, or no pod can be created.")
+    priority_class_name: Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{DNS_SUBDOMAIN}$")] | None = (
+        Field(None, description="PriorityClass of the pods; it must exist, or no pod can be created.")
+    )
 
 
 class Condition(ApiModel):

@@ -87,6 +87,9 @@ def build_pod_template(name: str, spec: LLMDeploymentSpec, settings: Settings) -
     for field in ("imagePullSecrets", "nodeSelector", "tolerations", "affinity", "priorityClassName"):
         if wire.get(field):
             pod[field] = wire[field]
+    if spec.tolerations:
+        # The API server drops empty strings: declared, they would look like drift for ever.
+        pod["tolerations"] = [{key: value for key, value in one.items() if value != ""} for one in pod["tolerations"]]
     return {"metadata": {"labels": names.labels(name)}, "spec": pod}
 
 

@@ -57,7 +57,7 @@ def _image_not_pulled(pod: Manifest) -> Finding | None:
             return Finding(
                 Reason.IMAGE_PULL_FAILED,
                 f"Pod {_name(pod)} cannot pull image {container.get('image')}; check spec.image and "
-                f"spec.imagePullSecrets.{_detail(words)}",
+                f"spec.imagePullSecrets.{detail(words)}",
             )
     return None
 
@@ -68,7 +68,7 @@ def _container_not_created(pod: Manifest) -> Finding | None:
             return Finding(
                 Reason.CONTAINER_CONFIG_ERROR,
                 f"Pod {_name(pod)}: container {container['name']} cannot be created; create what is missing "
-                f"or correct the spec.{_detail(waiting.get('message', ''))}",
+                f"or correct the spec.{detail(waiting.get('message', ''))}",
             )
     return None
 
@@ -90,9 +90,9 @@ def _crash(pod: Manifest) -> Finding | None:
     for container, terminated in _last_exits(pod):
         return Finding(
             Reason.CRASH_LOOP,
-            f"Pod {_name(pod)}: container {container['name']} exits with code {terminated.get('exitCode')}; "
+            f"Pod {_name(pod)}: container {container['name']} exited with code {terminated.get('exitCode')}; "
             f"see `kubectl logs -n {pod['metadata']['namespace']} {_name(pod)} --previous`."
-            f"{_detail(_last_words(terminated.get('message', '')))}",
+            f"{detail(_last_words(terminated.get('message', '')))}",
         )
     return None
 
@@ -103,7 +103,7 @@ def _unschedulable(pod: Manifest) -> Finding | None:
             return Finding(
                 Reason.UNSCHEDULABLE,
                 f"Pod {_name(pod)} fits on no node; lower spec.resources.requests, or correct spec.nodeSelector, "
-                f"spec.affinity and spec.tolerations, or add a node.{_detail(condition.get('message', ''))}",
+                f"spec.affinity and spec.tolerations, or add a node.{detail(condition.get('message', ''))}",
             )
     return None
 
@@ -125,7 +125,7 @@ def _pods_refused(deployment: Manifest | None) -> Finding | None:
             return Finding(
                 Reason.POD_CREATION_REFUSED,
                 "New pods are refused by the API server; raise the quota or limit range, create what is missing, "
-                f"or correct the spec.{_detail(words)}",
+                f"or correct the spec.{detail(words)}",
             )
     return None
 
@@ -171,7 +171,8 @@ def _last_words(message: str) -> str:
     return f"{parts[0]}: {' '.join(parts[1:])}" if len(parts) > 1 else "".join(parts)
 
 
-def _detail(words: str) -> str:
+def detail(words: str) -> str:
+    """Somebody else's words as the last sentence of a message, on one line and not too long."""
     words = " ".join(words.split())
     if not words:
         return ""

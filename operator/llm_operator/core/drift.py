@@ -1,9 +1,9 @@
 """Does a live object still say all that we declare? Finds the first field that does not.
 
-The API server adds defaults, and others may add what we do not declare (a sidecar injector's container,
+The API server adds defaults, and others may add what we do not declare (a policy engine's toleration,
 `kubectl rollout restart`'s annotation): both are left alone, as server-side apply leaves them. Lists that
-the API merges by key are compared by that key, all others as a whole. Two lists are ours alone: one more
-container or port beside the server's would break it.
+the API merges by key are compared by that key, all others as a whole. What would break the server or its
+roll-out is foreign (foreign.py) and counts as drift too.
 """
 
 import hashlib
@@ -23,7 +23,6 @@ MERGE_KEYS: dict[str, tuple[str, ...]] = {
     "volumeMounts": ("mountPath",),
     "volumes": ("name",),
 }
-OURS_ALONE = {"Deployment": ("spec", "template", "spec", "containers"), "Service": ("spec", "ports")}
 QUANTITY_MAPS = ("requests", "limits")
 QUANTITY_FIELDS = ("sizeLimit",)
 
@@ -35,39 +34,6 @@ def with_hash(manifest: Manifest) -> Manifest:
     metadata = manifest["metadata"]
     annotations = {**metadata.get("annotations", {}), APPLIED_HASH: digest}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
-
-
-def drift(desired: Manifest, live: Manifest) -> str | None:
-    """Path of the first field of a child that is not as declared, or None."""
-    path = first_difference(desired, live)
-    if path is None and len(_ours_alone(desired)) != len(_ours_alone(live)):
-        path = ".".join(OURS_ALONE[desired["kind"]])
-    return path
-
-
-def restore_lists(desired: Manifest, live: Manifest) -> list[Manifest]:
-    """JSON patch that leaves nothing but ours in the lists that are ours alone.
-
-    Server-side apply merges these lists by key, so it cannot take out an entry that somebody else put in,
-    and fails where such an entry stands in the way. Entries are removed where that is enough: a removal
-    makes nobody the owner of a field.
-    """
-    where = "/" + "/".join(OURS_ALONE[desired["kind"]])
-    wanted, found = _ours_alone(desired), _ours_alone(live)
-    same = [any(first_difference(one, other, "") is None for one in wanted) for other in found]
-    change: list[Manifest] = [{"op": "replace", "path": where, "value": wanted}]
-    if sum(same) == len(wanted):
-        change = [{"op": "remove", "path": f"{where}/{at}"} for at in reversed(range(len(found))) if not same[at]]
-    # Writing the version that was read makes the API server answer 409 if the object has changed since.
-    version = {"op": "replace", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]}
-    return [version, *change]
-
-
-def _ours_alone(manifest: Manifest) -> list[Manifest]:
-    found: Any = manifest
-    for step in OURS_ALONE[manifest["kind"]]:
-        found = found.get(step, {})
-    return list(found)
 
 
 def first_difference(desired: Any, live: Any, path: str = "") -> str | None:

@@ -3,7 +3,7 @@
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import GROUP, KIND
 from llm_operator.core.children import build_deployment, build_service
-from llm_operator.core.drift import drift
+from llm_operator.core.foreign import drift
 from llm_operator.core.model import Apply, InvalidSpec, Observation, Parent, Plan, Settings
 from llm_operator.core.names import Manifest
 
@@ -51,11 +51,10 @@ def _name_taken(parent: Parent, live: Manifest | None) -> Finding | None:
             Reason.WAITING_FOR_DELETION,
             f"{what} belongs to an earlier LLMDeployment of this name and is still being deleted.",
         )
-    owner = f"{controller['kind']} {controller['name']}" if controller is not None else "somebody else"
+    owner = f"belongs to {controller['kind']} {controller['name']}" if controller is not None else "has no owner"
     return Finding(
         Reason.NAME_CONFLICT,
-        f"{what} exists and belongs to {owner}; it is left untouched. Delete it or give the "
-        "LLMDeployment another name.",
+        f"{what} exists and {owner}; it is left untouched. Delete it or give the LLMDeployment another name.",
     )
 
 

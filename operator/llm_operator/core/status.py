@@ -6,8 +6,10 @@ Reconciling and Stalled only while true, so that kstatus (Flux, Argo CD, Helm) r
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import get_args
 
 from llm_operator.api.conditions import ConditionType, Finding, Reason
+from llm_operator.api.types import Mode
 from llm_operator.core import names
 from llm_operator.core.diagnosis import diagnose
 from llm_operator.core.model import Observation
@@ -149,6 +151,6 @@ def _applied_mode(deployment: Manifest | None) -> str | None:
         return None
     for container in deployment["spec"]["template"]["spec"]["containers"]:
         for variable in container.get("env", []):
-            if variable["name"] == "LLM_MODE":
-                return str(variable.get("value"))
+            if variable["name"] == "LLM_MODE" and variable.get("value") in get_args(Mode):
+                return str(variable["value"])
     return None

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_operator.core import quantity
-from llm_operator.core.children import build_deployment, build_service
-from llm_operator.core.drift import drift, first_difference, restore_lists
+from llm_operator.core.children import build_deployment
+from llm_operator.core.drift import first_difference
+from llm_operator.core.foreign import drift
 from tests.unit.operator.builders import SETTINGS, a_parent, a_spec, as_stored
 
 DESIRED = build_deployment(a_parent(), a_spec(replicas=2, resources={"limits": {"memory": "1Gi"}}), SETTINGS)
@@ -96,25 +97,6 @@ def test_quantities_are_equal_by_value(one: object, other: object) -> None:
 @pytest.mark.parametrize(("one", "other"), [("1", "1m"), ("1G", "1Gi"), (None, "0"), ("x", "x"), (True, 1), ("", "")])
 def test_other_things_are_not_equal_quantities(one: object, other: object) -> None:
     assert not quantity.equal(one, other)
-
-
-def test_a_container_beside_the_server_is_taken_out_and_nothing_else_is_touched() -> None:
-    stored = live()
-    stored["spec"]["template"]["spec"]["containers"].insert(0, {"name": "sidecar", "image": "s:1"})
-    version, change = restore_lists(DESIRED, stored)
-    assert version == {"op": "replace", "path": "/metadata/resourceVersion", "value": "1"}
-    assert change == {"op": "remove", "path": "/spec/template/spec/containers/0"}
-
-
-def test_a_port_in_the_way_is_replaced() -> None:
-    service = build_service(a_parent())
-    stored = as_stored(service)
-    stored["spec"]["ports"] = [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8002}]
-    assert restore_lists(service, stored)[-1] == {
-        "op": "replace",
-        "path": "/spec/ports",
-        "value": service["spec"]["ports"],
-    }
 
 
 VALUES = st.recursive(

@@ -49,8 +49,8 @@ def test_old_pods_still_running_is_not_ready() -> None:
     counts = {**rolled_out(2), "replicas": 3}
     observation = applied(**counts)
     assert conditions(observation)["Ready"] == ("False", "RollingOut")
-    message = build_status(observation, None)["conditions"][1]["message"]
-    assert message
+    messages = {one["type"]: one["message"] for one in build_status(observation, None)["conditions"]}
+    assert "1 of the previous spec" in messages["Ready"]
 
 
 def test_a_failing_new_pod_is_named_while_the_old_ones_serve() -> None:

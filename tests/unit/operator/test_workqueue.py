@@ -66,17 +66,21 @@ async def test_a_closed_queue_sends_every_worker_home_and_lets_running_work_fini
         await queue.get()
 
 
-async def test_the_oldest_key_is_known_whether_it_waits_or_is_worked_on() -> None:
+async def test_stuck_is_a_key_that_never_ends_or_keys_that_nobody_takes() -> None:
     queue: WorkQueue[str] = WorkQueue()
-    assert queue.oldest_seconds() == 0
+    assert queue.stuck_seconds() == 0
     queue.add("a")
-    await asyncio.sleep(0.02)
-    waiting = queue.oldest_seconds()
-    assert waiting > 0
+    queue.add("b")
+    await asyncio.sleep(0.05)
+    assert queue.stuck_seconds() >= 0.05, "nobody takes them"
     await queue.get()
-    assert queue.oldest_seconds() >= 0
+    assert queue.stuck_seconds() < 0.05, "one was taken, so the workers move"
+    await asyncio.sleep(0.05)
+    assert queue.stuck_seconds() >= 0.05, "it does not end"
     queue.done("a")
-    assert queue.oldest_seconds() == 0
+    await queue.get()
+    queue.done("b")
+    assert queue.stuck_seconds() == 0
 
 
 @given(st.lists(st.sampled_from(["add a", "add b", "work", "done"]), max_size=60))

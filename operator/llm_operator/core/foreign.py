@@ -1,0 +1,88 @@
+"""What others put into a child and must not stay, as JSON patches. Pure; used by plan.py and act.py.
+
+Server-side apply cannot take anything out that somebody else put in. Most additions do no harm and stay;
+the ones named here break the server (a second container on its port, another command), stop its roll-out
+(`kubectl rollout pause`), or stand in the way of an apply (a port of our name with another number).
+"""
+
+from llm_operator.core.drift import first_difference
+from llm_operator.core.names import FIELD_MANAGER, Manifest
+
+TEMPLATE = "/spec/template/spec"
+POD_FIELDS = ("hostIPC", "hostNetwork", "hostPID", "initContainers")
+CONTAINER_FIELDS = ("args", "command", "envFrom", "workingDir")
+
+
+def drift(desired: Manifest, live: Manifest) -> str | None:
+    """Path of the first field of a child that is not as declared, or None."""
+    path = first_difference(desired, live)
+    if path is not None:
+        return path
+    found = [*in_the_way(desired, live), *left_over(desired, live)]
+    return found[0]["path"] if found else None
+
+
+def in_the_way(desired: Manifest, live: Manifest) -> list[Manifest]:
+    """JSON patch for before an apply: foreign fields out, ports as declared.
+
+    Only constants are written here. What the user declared is written by the apply alone, so that a
+    refusal of it leaves nothing half done.
+    """
+    if desired["kind"] == "Service":
+        return _ports("/spec/ports", desired["spec"], live["spec"], "port")
+    operations = [_remove("/spec/paused")] if live["spec"].get("paused") else []
+    pod = live["spec"]["template"]["spec"]
+    operations += [_remove(f"{TEMPLATE}/{field}") for field in POD_FIELDS if pod.get(field)]
+    wanted = {one["name"]: one for one in desired["spec"]["template"]["spec"]["containers"]}
+    for at, container in enumerate(pod["containers"]):
+        if container["name"] in wanted:
+            where = f"{TEMPLATE}/containers/{at}"
+            operations += [_remove(f"{where}/{field}") for field in CONTAINER_FIELDS if container.get(field)]
+            operations += _ports(f"{where}/ports", wanted[container["name"]], container, "containerPort")
+    return operations
+
+
+def left_over(desired: Manifest, live: Manifest) -> list[Manifest]:
+    """JSON patch for after an apply: containers that are not ours out, the last one first."""
+    if desired["kind"] != "Deployment":
+        return []
+    wanted = {one["name"] for one in desired["spec"]["template"]["spec"]["containers"]}
+    found = live["spec"]["template"]["spec"]["containers"]
+    return [
+        _remove(f"{TEMPLATE}/containers/{at}") for at in reversed(range(len(found))) if found[at]["name"] not in wanted
+    ]
+
+
+def claim(live: Manifest) -> list[Manifest]:
+    """JSON patch that makes us own our fields through apply alone.
+
+    A create or a JSON patch makes us their owner by update; such a field would survive when a later apply
+    no longer names it.
+    """
+    entries = live["metadata"].get("managedFields", [])
+    ours = [one for one in entries if one.get("manager") == FIELD_MANAGER and "subresource" not in one]
+    by_update = [one for one in ours if one.get("operation") == "Update"]
+    if not by_update:
+        return []
+    if len(ours) > len(by_update):
+        kept = [one for one in entries if one not in by_update]
+    else:
+        kept = [{**one, "operation": "Apply"} if one in by_update else one for one in entries]
+    return [{"op": "replace", "path": "/metadata/managedFields", "value": kept}]
+
+
+def at_version(operations: list[Manifest], resource_version: str) -> list[Manifest]:
+    """The patch, to be refused with 409 if the object has changed since it was read."""
+    version = {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version}
+    return [version, *operations]
+
+
+def _ports(where: str, desired: Manifest, live: Manifest, key: str) -> list[Manifest]:
+    wanted, found = desired["ports"], live.get("ports", [])
+    if {(one[key], one["protocol"]) for one in wanted} == {(one[key], one["protocol"]) for one in found}:
+        return []
+    return [{"op": "replace" if found else "add", "path": where, "value": wanted}]
+
+
+def _remove(path: str) -> Manifest:
+    return {"op": "remove", "path": path}

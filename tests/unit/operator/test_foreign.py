@@ -1,0 +1,102 @@
+from typing import Any
+
+import pytest
+
+from llm_operator.core.children import build_deployment, build_service
+from llm_operator.core.foreign import at_version, claim, drift, in_the_way, left_over
+from tests.unit.operator.builders import SETTINGS, a_parent, a_spec, as_stored
+
+DESIRED = build_deployment(a_parent(), a_spec(), SETTINGS)
+SERVICE = build_service(a_parent())
+POD = "/spec/template/spec"
+
+
+def live() -> dict[str, Any]:
+    return as_stored(DESIRED)
+
+
+def pod(manifest: dict[str, Any]) -> dict[str, Any]:
+    return manifest["spec"]["template"]["spec"]
+
+
+def test_what_is_as_declared_needs_no_patch() -> None:
+    for desired in (DESIRED, SERVICE):
+        stored = as_stored(desired)
+        assert in_the_way(desired, stored) == []
+        assert left_over(desired, stored) == []
+        assert drift(desired, stored) is None
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value"),
+    [
+        ("container", "command", ["sleep", "1"]),
+        ("container", "args", ["--quiet"]),
+        ("container", "envFrom", [{"secretRef": {"name": "s"}}]),
+        ("pod", "hostNetwork", True),
+        ("pod", "initContainers", [{"name": "a"}]),
+        ("spec", "paused", True),
+    ],
+)
+def test_what_breaks_the_server_or_its_rollout_is_taken_out(where: str, key: str, value: object) -> None:
+    stored = live()
+    target = {"container": pod(stored)["containers"][0], "pod": pod(stored), "spec": stored["spec"]}[where]
+    target[key] = value
+    path = {"container": f"{POD}/containers/0/{key}", "pod": f"{POD}/{key}", "spec": f"/spec/{key}"}[where]
+    assert in_the_way(DESIRED, stored) == [{"op": "remove", "path": path}]
+    assert drift(DESIRED, stored) == path
+
+
+def test_what_does_no_harm_stays() -> None:
+    stored = live()
+    pod(stored)["tolerations"] = [{"operator": "Exists"}]
+    pod(stored)["containers"][0]["env"].append({"name": "EXTRA", "value": "1"})
+    stored["spec"]["paused"] = False
+    assert drift(DESIRED, stored) is None
+
+
+def test_containers_beside_the_server_go_the_last_one_first_after_the_apply() -> None:
+    stored = live()
+    pod(stored)["containers"] = [{"name": "a"}, *pod(stored)["containers"], {"name": "b"}]
+    assert in_the_way(DESIRED, stored) == []
+    assert [one["path"] for one in left_over(DESIRED, stored)] == [f"{POD}/containers/2", f"{POD}/containers/0"]
+    assert drift(DESIRED, stored) is not None
+
+
+def test_a_port_in_the_way_is_put_right_before_the_apply() -> None:
+    stored = as_stored(SERVICE)
+    stored["spec"]["ports"][0]["port"] = 80
+    assert in_the_way(SERVICE, stored) == [{"op": "replace", "path": "/spec/ports", "value": SERVICE["spec"]["ports"]}]
+    stored = live()
+    pod(stored)["containers"][0]["ports"][0]["containerPort"] = 80
+    (operation,) = in_the_way(DESIRED, stored)
+    assert operation["path"] == f"{POD}/containers/0/ports"
+
+
+def entry(operation: str, manager: str = "llm-operator", **more: str) -> dict[str, str]:
+    return {"manager": manager, "operation": operation, **more}
+
+
+OTHERS = [entry("Update", "kubectl"), entry("Update", subresource="status"), entry("Apply", "flux")]
+
+
+def test_ownership_from_a_create_becomes_ownership_by_apply() -> None:
+    stored = {"metadata": {"managedFields": [entry("Update"), *OTHERS]}}
+    (operation,) = claim(stored)
+    assert operation["value"] == [entry("Apply"), *OTHERS]
+
+
+def test_ownership_from_a_patch_beside_that_by_apply_is_given_up() -> None:
+    stored = {"metadata": {"managedFields": [entry("Apply"), *OTHERS, entry("Update")]}}
+    (operation,) = claim(stored)
+    assert operation["value"] == [entry("Apply"), *OTHERS]
+
+
+def test_ownership_by_apply_alone_needs_no_patch() -> None:
+    assert claim({"metadata": {"managedFields": [entry("Apply"), *OTHERS]}}) == []
+    assert claim({"metadata": {}}) == []
+
+
+def test_a_patch_names_the_version_it_was_made_for() -> None:
+    operations = at_version([{"op": "remove", "path": "/a"}], "7")
+    assert operations[0] == {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}
