@@ -45,7 +45,11 @@ if [ "$provider" = kwok ]; then
     LISTEN_PORT=18002 .venv/bin/python -m inference_server >"$log" 2>&1 &
     background+=($!)
     port=18002
-    until curl -sf "http://127.0.0.1:$port/readyz" >/dev/null; do sleep 0.2; done
+    if ! curl --silent --show-error --fail --retry 50 --retry-delay 1 --retry-all-errors --max-time 60 \
+        "http://127.0.0.1:$port/readyz" >/dev/null 2>&1; then
+        cat "$log"
+        exit 1
+    fi
 else
     step "kubectl port-forward service/triage, then POST /triage"
     kubectl port-forward service/triage :8002 >"$log" 2>&1 &
