@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import cluster, controlplane, leftovers, processes
+from tests.cluster import cluster, controlplane, processes
 from tests.cluster.api import Api
 from tests.cluster.places import state_home
 
@@ -31,10 +31,3 @@ def test_a_second_up_restarts_nothing(tmp_path: Path) -> None:
     after = set(processes.owned_by(state_home()))
     assert {process for process in before if not process.program.startswith("containerd-shim")} <= after
     assert Api(tmp_path / "kubeconfig").ready_nodes()
-
-
-@pytest.mark.e2e
-def test_after_down_nothing_is_left() -> None:
-    if cluster.recorded() is not None:
-        pytest.skip("needs no cluster: a running one is not taken away for a test")
-    assert leftovers.find(state_home()).lines() == []

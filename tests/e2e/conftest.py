@@ -1,9 +1,6 @@
 """Tests on nodes that run real containers, with whatever operator KUBECONFIG's cluster has (`make deploy`)."""
 
-import os
 import shutil
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,25 +10,12 @@ import pytest
 from tests.kubectl import Kubectl, eventually
 
 ROOT = Path(__file__).parents[2]
-SIMULATED = "NOT RUN: the nodes of this cluster are simulated (no root, no Docker engine), no pod runs here"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mine = [item for item in items if Path(__file__).parent in item.path.parents]
     for item in mine:
         item.add_marker(pytest.mark.e2e)
-
-
-@pytest.fixture(scope="session")
-def kubeconfig() -> Path:
-    path = Path(os.environ.get("KUBECONFIG") or ROOT / ".local/kubeconfig")
-    if path == ROOT / ".local/kubeconfig":
-        command = [sys.executable, "-m", "tests.cluster", "status", "--provider"]
-        provider = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-        if provider == "kwok":
-            pytest.skip(SIMULATED)
-    assert path.is_file(), "run `make cluster-up deploy` first, or set KUBECONFIG"
-    return path
 
 
 @pytest.fixture

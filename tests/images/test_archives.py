@@ -17,7 +17,7 @@ LABELS = {"title", "description", "source", "version", "revision", "licenses"}
 
 
 @pytest.fixture(scope="module")
-def images() -> dict[str, archive.Archive]:
+def images(kubeconfig: Path) -> dict[str, archive.Archive]:
     """Both images of this working tree; nothing is built when they are there already."""
     subprocess.run([sys.executable, "-m", "tests.images", "build"], cwd=ROOT, check=True)
     index = json.loads((ROOT / ".local" / "images" / "images.json").read_text())

@@ -57,6 +57,8 @@ def test_the_operator_may_do_what_it_does_and_nothing_else(manifests: list[Manif
     assert allowed == {
         ("llm.carepath.ai", "llmdeployments"): READ,
         ("llm.carepath.ai", "llmdeployments/status"): {"patch"},
+        # Not a write: lets owner references block the owner's deletion where the API server enforces it.
+        ("llm.carepath.ai", "llmdeployments/finalizers"): {"update"},
         ("apps", "deployments"): APPLY,
         ("", "services"): APPLY,
         ("", "pods"): READ,

@@ -24,7 +24,7 @@ async def kube_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     async def build(handler: Handler) -> Kube:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", handler)
-        runner = web.AppRunner(app)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

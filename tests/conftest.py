@@ -1,0 +1,25 @@
+"""What tests of more than one folder need."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LOCAL_KUBECONFIG = ROOT / ".local/kubeconfig"
+SIMULATED = "NOT RUN: no container can run on this machine (no Docker engine, no root), the nodes are simulated"
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Path:
+    """The cluster of KUBECONFIG, or the local one; its nodes run real containers."""
+    path = Path(os.environ.get("KUBECONFIG") or LOCAL_KUBECONFIG)
+    if path == LOCAL_KUBECONFIG:
+        command = [sys.executable, "-m", "tests.cluster", "status", "--provider"]
+        provider = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        if provider == "kwok":
+            pytest.skip(SIMULATED)
+    assert path.is_file(), "run `make cluster-up deploy` first, or set KUBECONFIG"
+    return path
