@@ -4,6 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
+.NOTPARALLEL:
 
 LOCAL_KUBECONFIG := $(CURDIR)/.local/kubeconfig
 # What is set by the caller wins; else the local cluster.
@@ -46,9 +47,10 @@ check: $(SETUP) ## Format, lint, types, import rules, the CI workflow
 	"$$($(CLUSTER) binaries actionlint)" .github/workflows/*.yml
 
 .PHONY: unit
-unit: $(SETUP) ## Fast tests: no cluster, no network
+unit: $(SETUP) ## Fast tests, no cluster; the operator's decisions are covered to the last branch
 	@echo "==> Unit tests"
-	$(PYTEST) -m "not integration and not e2e"
+	$(PYTEST) -m "not integration and not e2e" \
+		--cov=llm_operator.core --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 .PHONY: integration
 integration: $(SETUP) ## Tests on a real control plane with simulated nodes

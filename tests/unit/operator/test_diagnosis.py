@@ -89,6 +89,32 @@ def test_a_ready_pod_that_crashed_long_ago_is_no_fault() -> None:
     assert diagnose(None, [a_pod(ready=True, containerStatuses=died(1, running=True))]) is None
 
 
+def test_memory_without_a_limit_is_that_of_the_node() -> None:
+    pod = a_pod(containerStatuses=died(137, "OOMKilled"))
+    pod["spec"]["containers"] = [{"name": "other"}]
+    finding = diagnose(None, [pod])
+    assert finding is not None
+    assert "the memory of the node" in finding.message
+    pod["spec"]["containers"] = [{"name": "server"}]
+    assert diagnose(None, [pod]) == finding
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [("[1]", "[1]"), ("{}", None), ('{"message": "alone"}', "It says: alone"), ("plain words", "It says: plain words")],
+)
+def test_last_words_of_any_form_are_told(words: str, told: str | None) -> None:
+    finding = diagnose(None, [a_pod(containerStatuses=died(1, message=words))])
+    assert finding is not None
+    assert (told in finding.message) if told else ("It says" not in finding.message)
+
+
+def test_other_conditions_of_pod_and_deployment_are_no_fault() -> None:
+    conditions = [{"type": "PodScheduled", "status": "True"}, {"type": "Initialized", "status": "False"}]
+    progressing = {"status": {"conditions": [{"type": "Progressing", "status": "True"}]}}
+    assert diagnose(progressing, [a_pod(conditions=conditions)]) is None
+
+
 def test_a_pod_that_is_going_away_is_no_fault() -> None:
     pod = a_pod(containerStatuses=died(1))
     pod["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"

@@ -99,6 +99,21 @@ def test_other_things_are_not_equal_quantities(one: object, other: object) -> No
     assert not quantity.equal(one, other)
 
 
+@pytest.mark.parametrize(
+    ("desired", "stored", "path"),
+    [
+        ({"volumes": [{"name": "a"}]}, {"volumes": "none"}, "volumes"),
+        ({"tolerations": [1, 2]}, {"tolerations": [1]}, "tolerations"),
+        ({"tolerations": [1, 2]}, {"tolerations": [1, 3]}, "tolerations[1]"),
+        ({"spec": {"a": 1}}, {"spec": None}, "spec"),
+        ({"spec": {}}, {}, None),
+        ({"volumes": []}, {}, None),
+    ],
+)
+def test_lists_and_maps_that_are_not_there_or_of_another_kind(desired: Any, stored: Any, path: str | None) -> None:
+    assert first_difference(desired, stored) == path
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text("ab", max_size=3),
     lambda inner: (

@@ -98,6 +98,23 @@ def test_a_foreign_deployment_gives_neither_replicas_nor_availability() -> None:
     assert conditions(observation, Finding(Reason.NAME_CONFLICT, "why"))["Available"][0] == "False"
 
 
+def test_before_anything_is_made_it_says_so() -> None:
+    status = build_status(an_observation(), None)
+    assert {"mode", "url"} & status.keys() == set()
+    assert conditions(an_observation())["Ready"] == ("False", "RollingOut")
+
+
+@pytest.mark.parametrize("env", [[], [{"name": "OTHER", "value": "mock"}], [{"name": "LLM_MODE", "value": "by hand"}]])
+def test_a_mode_that_is_none_is_not_told(env: list[dict[str, str]]) -> None:
+    observation = applied(**rolled_out(2))
+    assert observation.deployment is not None
+    assert build_status(observation, None)["mode"] == "mock"
+    observation.deployment["spec"]["template"]["spec"]["containers"][0]["env"] = env
+    assert "mode" not in build_status(observation, None)
+    observation.deployment["spec"]["template"]["spec"]["containers"] = []
+    assert "mode" not in build_status(observation, None)
+
+
 def test_every_condition_speaks_about_the_generation_that_was_read() -> None:
     observation = dataclasses.replace(applied(**rolled_out(2)), parent=a_parent(generation=5))
     status = build_status(observation, None)
