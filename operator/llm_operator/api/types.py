@@ -229,11 +229,11 @@ class LLMDeploymentStatus(ApiModel):
 class LLMDeployment(ApiModel, json_schema_extra=rules(NAME_RULE)):
     """Declares a language model server; the operator keeps a healthy Deployment and Service behind it."""
 
-    spec: LLMDeploymentSpec = Field(description="What to run.")
+    spec: LLMDeploymentSpec = Field(description="What to run. Only `mode` is required.")
     status: LLMDeploymentStatus = Field(
         # kstatus would take an object without conditions for healthy; -1 says "not seen yet" from the first moment.
         default_factory=lambda: LLMDeploymentStatus(observed_generation=-1),
-        description="What the operator observed.",
+        description="What the operator observed. Written by the operator only.",
     )
 
 
