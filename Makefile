@@ -10,7 +10,7 @@ LOCAL_KUBECONFIG := $(CURDIR)/.local/kubeconfig
 # What is set by the caller wins; else the local cluster.
 export KUBECONFIG ?= $(LOCAL_KUBECONFIG)
 # kubectl of the cluster's version, where the cluster was built here.
-export PATH := $(shell python3 -m tests.cluster binaries --print-dir 2>/dev/null):$(PATH)
+export PATH := $(shell python3 -m tests.cluster binaries --print-dir || echo /nowhere):$(PATH)
 
 CLUSTER := python3 -m tests.cluster
 BIN := .venv/bin
@@ -95,4 +95,4 @@ deploy-local: cluster-up
 .PHONY: clean
 clean: ## Remove what the targets made, but for the cluster and the caches outside this folder
 	python3 -m tests.images clean
-	rm -rf .venv .local/deploy .local/tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .coverage .local/deploy .local/tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

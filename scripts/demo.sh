@@ -4,7 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS
 background=()
-trap 'for pid in "${background[@]}"; do kill "$pid" 2>/dev/null || true; done' EXIT
+log=$(mktemp)
+trap 'rm -f "$log"; for pid in "${background[@]}"; do kill "$pid" 2>/dev/null || true; done' EXIT
 
 step() { printf '\n==> [%3d s] %s\n' $((SECONDS - started)) "$*"; }
 
@@ -39,12 +40,11 @@ fi
 step "kubectl get llmdeployments"
 kubectl get llmdeployments
 
-log=$(mktemp)
 if [ "$provider" = kwok ]; then
     step "POST /triage to a server process on this machine, NOT to a pod"
-    LISTEN_PORT=18002 .venv/bin/python -m inference_server >"$log" 2>&1 &
+    LISTEN_PORT=0 .venv/bin/python -m inference_server >"$log" 2>&1 &
     background+=($!)
-    port=18002
+    port=$(line_of "$log" '"port": ?[0-9]+')
     if ! curl --silent --show-error --fail --retry 50 --retry-delay 1 --retry-all-errors --max-time 60 \
         "http://127.0.0.1:$port/readyz" >/dev/null 2>&1; then
         cat "$log"

@@ -20,6 +20,7 @@ def kubeconfig() -> Path:
         command = [sys.executable, "-m", "tests.cluster", "status", "--provider"]
         provider = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
         if provider == "kwok":
+            assert "E2E_REQUIRED" not in os.environ, SIMULATED
             pytest.skip(SIMULATED)
     assert path.is_file(), "run `make cluster-up deploy` first, or set KUBECONFIG"
     return path

@@ -26,6 +26,9 @@ log = logging.getLogger("llm_operator")
 
 async def run(settings: OperatorSettings) -> None:
     """Run until SIGTERM or SIGINT, or until a part fails."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     kube = await Kube.connect()
     controller = Controller(
         kube,
@@ -38,22 +41,21 @@ async def run(settings: OperatorSettings) -> None:
         async with health_server(controller, settings.health_port) as port:
             where = ", ".join(settings.namespaces) or "all namespaces"
             log.info("llm-operator %s watches %s; probes on port %d", __version__, where, port)
-            await _until_stopped(kube, controller, settings)
+            await _until_stopped(kube, controller, settings, stop)
     finally:
         await kube.close()
 
 
-async def _until_stopped(kube: Kube, controller: Controller, settings: OperatorSettings) -> None:
+async def _until_stopped(kube: Kube, controller: Controller, settings: OperatorSettings, stop: asyncio.Event) -> None:
     """Watch and work until a signal; raises if a part ends before."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stopped = asyncio.create_task(stop.wait(), name="stop")
     served = asyncio.create_task(_until_served(kube), name="wait for the CRD")
     await asyncio.wait({stopped, served}, return_when=asyncio.FIRST_COMPLETED)
     if stop.is_set():
         served.cancel()
+        await asyncio.wait({served})
         return
+    served.result()
     await _watch_and_work(controller, settings, stop, stopped)
 
 

@@ -9,7 +9,7 @@ import logging
 
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.core.diagnosis import detail
-from llm_operator.core.foreign import at_version, claim, drift, in_the_way, left_over
+from llm_operator.core.foreign import at_version, claim, drift, in_the_way, left_over, replace_template
 from llm_operator.core.model import Apply, Observation, Plan
 from llm_operator.core.names import Manifest
 from llm_operator.kube import NAMESPACE_TERMINATING, ApiError, Kube
@@ -66,7 +66,15 @@ async def _put(kube: Kube, action: Apply) -> Manifest:
     before = [*claim(live), *in_the_way(desired, live)]
     if before:
         live = await kube.patch(desired, at_version(before, live["metadata"]["resourceVersion"]))
-    stored = await kube.apply(desired, resource_version=live["metadata"]["resourceVersion"])
+    try:
+        stored = await kube.apply(desired, resource_version=live["metadata"]["resourceVersion"])
+    except ApiError as error:
+        replacement = replace_template(desired)
+        if error.status != 422 or not replacement:
+            raise
+        # Merged with what somebody else put in (another probe handler, say) it cannot be valid: put ours in its place.
+        live = await kube.patch(desired, at_version(replacement, live["metadata"]["resourceVersion"]))
+        stored = await kube.apply(desired, resource_version=live["metadata"]["resourceVersion"])
     after = left_over(desired, stored)
     if after:
         stored = await kube.patch(desired, at_version(after, stored["metadata"]["resourceVersion"]))

@@ -60,12 +60,17 @@ class Controller:
 
     async def _resync_for_ever(self) -> None:
         while True:
-            looked = [await self._look_at_all(namespace) for namespace in self._namespaces]
-            pause = self._resync_seconds if all(looked) else min(RETRY_RESYNC_SECONDS, self._resync_seconds)
+            uids: set[str] = set()
+            looked = [await self._look_at_all(namespace, uids) for namespace in self._namespaces]
+            pause = self._resync_seconds
+            if all(looked):
+                self._reconciler.repairs.forget(uids)
+            else:
+                pause = min(RETRY_RESYNC_SECONDS, pause)
             await asyncio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
 
-    async def _look_at_all(self, namespace: str | None) -> bool:
-        """Enqueue every LLMDeployment of a namespace; whether they could be listed."""
+    async def _look_at_all(self, namespace: str | None, uids: set[str]) -> bool:
+        """Enqueue every LLMDeployment of a namespace and add its uid; whether they could be listed."""
         try:
             found = await self._kube.find(LLMDEPLOYMENTS, namespace)
         except ApiError as error:
@@ -76,6 +81,7 @@ class Controller:
             return False
         self._seen.add(namespace)
         for live in found:
+            uids.add(live["metadata"]["uid"])
             self.queue.add((live["metadata"]["namespace"], live["metadata"]["name"]))
         return True
 
@@ -95,8 +101,8 @@ class Controller:
             result = await self._reconciler.reconcile(key)
         except ApiError as error:
             delay = self.queue.retry(key, at_least=error.retry_after or 0.0)
-            # That somebody else wrote first, or takes the namespace away, is usual and not worth a warning.
-            usual = error.status == 409 or error.reason == NAMESPACE_TERMINATING
+            # That somebody else wrote first, or takes object or namespace away, is usual and not worth a warning.
+            usual = error.status in (404, 409) or error.reason == NAMESPACE_TERMINATING
             level = logging.DEBUG if usual else logging.WARNING
             log.log(level, "%s/%s: %s; again in %.1f s", *key, error, delay)
         except Exception:

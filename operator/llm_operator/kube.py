@@ -185,7 +185,7 @@ class Kube:
         self._renewed = now
         try:
             self._api.configuration.api_key = (await load_configuration()).api_key
-        except config.ConfigException as error:
+        except Exception as error:  # an exec plugin may fail in any way
             raise ApiError(401, "Unauthorized", f"the credentials cannot be renewed: {error}") from error
 
 

@@ -103,15 +103,15 @@ def publish(target: Path, fill: Callable[[Path], None]) -> None:
     """Fill a folder and give it its name only when it is complete."""
     home = target.parent.parent
     home.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(dir=home, prefix=".partial-"))
+    partial = Path(tempfile.mkdtemp(dir=home, prefix=".partial-"))
     try:
-        (workplace / "bin").mkdir()
-        fill(workplace / "bin")
-        workplace.chmod(0o755)
+        (partial / "bin").mkdir()
+        fill(partial / "bin")
+        partial.chmod(0o755)
         shutil.rmtree(target.parent, ignore_errors=True)
-        workplace.rename(target.parent)
+        partial.rename(target.parent)
     finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _fill(folder: Path, modules: Sequence[Module]) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 from tests.kubectl import Kubectl, Manifest, eventually
 
+NAME = "client"
 CLIENT = """
-import json, sys, time, urllib.request
-url, canary, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+import json, os, sys, time, urllib.request
+url, canary, once = sys.argv[1], sys.argv[2], sys.argv[3] == "once"
 body = json.dumps({"patient_mrn": canary, "query": f"I have a headache {canary}"}).encode()
-count, failures, answer, end = 0, [], None, time.monotonic() + seconds
+count, failures, answer, end = 0, [], None, time.monotonic() + 600
 while True:
     try:
         request = urllib.request.Request(url + "/triage", body, {"Content-Type": "application/json"})
@@ -21,15 +22,32 @@ while True:
     except Exception as error:
         failures.append(repr(error))
     count += 1
-    if time.monotonic() >= end:
+    if once or os.path.exists("/tmp/stop") or time.monotonic() >= end:
         break
     time.sleep(0.02)
 print(json.dumps({"count": count, "failures": failures, "answer": answer}))
 """
 
 
-def start(kubectl: Kubectl, *, seconds: float, canary: str = "MRN-001", name: str = "client") -> None:
+def ask_once(kubectl: Kubectl, *, canary: str = "MRN-001") -> dict[str, Any]:
+    """One request from a pod: {count, failures, answer}."""
+    _start(kubectl, canary, "once")
+    return _result(kubectl)
+
+
+def start(kubectl: Kubectl) -> None:
     """Start a pod that posts to the Service `triage` one request after the other, each on a new connection."""
+    _start(kubectl, "MRN-001", "until told")
+
+
+def finish(kubectl: Kubectl) -> dict[str, Any]:
+    """Stop what `start` started, which must still be running: {count, failures, answer (the last one)}."""
+    assert phase(kubectl) == "Running", "the client did not see all of what happened"
+    kubectl("exec", NAME, "--", "touch", "/tmp/stop")
+    return _result(kubectl)
+
+
+def _start(kubectl: Kubectl, canary: str, how_long: str) -> None:
     service = kubectl.get("service", "triage")
     deployment = kubectl.get("deployment", "triage")
     assert service is not None
@@ -38,7 +56,7 @@ def start(kubectl: Kubectl, *, seconds: float, canary: str = "MRN-001", name: st
     pod: Manifest = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name},
+        "metadata": {"name": NAME},
         "spec": {
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
@@ -48,23 +66,22 @@ def start(kubectl: Kubectl, *, seconds: float, canary: str = "MRN-001", name: st
                     "name": "client",
                     "image": deployment["spec"]["template"]["spec"]["containers"][0]["image"],
                     "imagePullPolicy": "IfNotPresent",
-                    "command": ["python", "-c", CLIENT, url, canary, str(seconds)],
+                    "command": ["python", "-c", CLIENT, url, canary, how_long],
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                 }
             ],
         },
     }
     kubectl.apply(pod)
-    eventually(lambda: phase(kubectl, name) in ("Running", "Succeeded"), seconds=60)
+    eventually(lambda: phase(kubectl) in ("Running", "Succeeded"), seconds=60)
 
 
-def result(kubectl: Kubectl, *, name: str = "client", seconds: float = 120) -> dict[str, Any]:
-    """Wait for the client's end: {count, failures, answer (the last one)}."""
-    eventually(lambda: phase(kubectl, name) in ("Succeeded", "Failed"), seconds=seconds)
-    answer: dict[str, Any] = json.loads(kubectl("logs", name))
+def _result(kubectl: Kubectl) -> dict[str, Any]:
+    eventually(lambda: phase(kubectl) in ("Succeeded", "Failed"), seconds=60)
+    answer: dict[str, Any] = json.loads(kubectl("logs", NAME))
     return answer
 
 
-def phase(kubectl: Kubectl, name: str) -> str:
-    """Phase of a pod."""
-    return str((kubectl.get("pod", name) or {}).get("status", {}).get("phase"))
+def phase(kubectl: Kubectl) -> str:
+    """Phase of the client's pod."""
+    return str((kubectl.get("pod", NAME) or {}).get("status", {}).get("phase"))

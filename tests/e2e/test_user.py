@@ -38,8 +38,7 @@ def example(**spec: Any) -> Manifest:
 def test_every_example_answers_a_request_from_another_pod(kubectl: Kubectl, path: Path) -> None:
     kubectl("apply", "-f", str(path))
     wait_ready(kubectl)
-    client.start(kubectl, seconds=0)
-    found = client.result(kubectl)
+    found = client.ask_once(kubectl)
     assert found["failures"] == []
     assert found["answer"]["mode"] == "mock"
     assert found["answer"]["response"]
@@ -48,8 +47,7 @@ def test_every_example_answers_a_request_from_another_pod(kubectl: Kubectl, path
 def test_patient_text_stays_out_of_every_log(kubectl: Kubectl) -> None:
     kubectl.apply(example())
     wait_ready(kubectl)
-    client.start(kubectl, seconds=0, canary=CANARY)
-    assert client.result(kubectl)["failures"] == []
+    assert client.ask_once(kubectl, canary=CANARY)["failures"] == []
     logs = kubectl("logs", "deployment/triage")
     assert logs, "the request was logged"
     assert CANARY not in logs
@@ -60,14 +58,14 @@ def test_patient_text_stays_out_of_every_log(kubectl: Kubectl) -> None:
 def test_edits_of_replicas_and_resources_lose_no_request(kubectl: Kubectl) -> None:
     kubectl.apply(example())
     wait_ready(kubectl)
-    client.start(kubectl, seconds=45)
+    client.start(kubectl)
     kubectl("scale", "llmdep/triage", "--replicas=2")
     assert wait_ready(kubectl)["status"]["readyReplicas"] == 2
     kubectl.patch("llmdep", "triage", {"spec": {"resources": {"limits": {"memory": "300Mi"}}}})
     wait_ready(kubectl)
     kubectl("scale", "llmdep/triage", "--replicas=1")
     wait_ready(kubectl)
-    found = client.result(kubectl)
+    found = client.finish(kubectl)
     assert found["count"] > 100
     assert found["failures"] == []
 
@@ -75,14 +73,14 @@ def test_edits_of_replicas_and_resources_lose_no_request(kubectl: Kubectl) -> No
 def test_a_mode_the_image_cannot_run_is_told_in_the_servers_words_while_the_old_pod_serves(kubectl: Kubectl) -> None:
     kubectl.apply(example())
     wait_ready(kubectl)
-    client.start(kubectl, seconds=20)
+    client.start(kubectl)
     kubectl.patch("llmdep", "triage", {"spec": {"mode": "qwen"}})
     eventually(lambda: reason(kubectl) == "CrashLoop", seconds=60)
     found = kubectl.get("llmdep", "triage")
     assert "ModeNotSupported" in condition(found, "Ready")["message"]
     assert "mock" in condition(found, "Ready")["message"], "it says what is allowed"
     assert condition(found, "Available")["status"] == "True"
-    assert client.result(kubectl)["failures"] == []
+    assert client.finish(kubectl)["failures"] == []
     kubectl.patch("llmdep", "triage", {"spec": {"mode": "mock"}})
     wait_ready(kubectl)
 
@@ -90,13 +88,13 @@ def test_a_mode_the_image_cannot_run_is_told_in_the_servers_words_while_the_old_
 def test_an_image_that_is_not_there_is_told_while_the_old_pod_serves(kubectl: Kubectl) -> None:
     kubectl.apply(example())
     wait_ready(kubectl)
-    client.start(kubectl, seconds=15)
+    client.start(kubectl)
     kubectl.patch("llmdep", "triage", {"spec": {"image": "localhost:1/not/there:1"}})
     eventually(lambda: reason(kubectl) == "ImagePullFailed", seconds=60)
     found = kubectl.get("llmdep", "triage")
     assert "localhost:1/not/there:1" in condition(found, "Ready")["message"]
     assert condition(found, "Available")["status"] == "True"
-    assert client.result(kubectl)["failures"] == []
+    assert client.finish(kubectl)["failures"] == []
 
 
 def test_too_little_memory_is_told_with_the_limit(kubectl: Kubectl) -> None:

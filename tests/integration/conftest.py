@@ -129,7 +129,10 @@ def running_operator(
             assert process.poll() is None, f"the operator ended by itself:\n{log.read_text()[-4000:]}"
         finally:
             process.send_signal(signal.SIGTERM)
-            code = process.wait(timeout=30)
+            try:
+                code = process.wait(timeout=30)
+            finally:
+                process.kill()
     assert code == 0, f"exit code {code}:\n{log.read_text()[-4000:]}"
 
 

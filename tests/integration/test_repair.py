@@ -43,6 +43,75 @@ EDITS: dict[str, tuple[str, dict[str, Any]]] = {
         "deployment",
         {"spec": {"template": {"spec": {"containers": [{"name": "server", "command": ["sleep", "9"]}]}}}},
     ),
+    "a variable the server reads": (
+        "deployment",
+        {
+            "spec": {
+                "template": {
+                    "spec": {"containers": [{"name": "server", "env": [{"name": "LISTEN_PORT", "value": "9"}]}]}
+                }
+            }
+        },
+    ),
+    "a variable from elsewhere": (
+        "deployment",
+        {
+            "spec": {
+                "template": {
+                    "spec": {
+                        "containers": [
+                            {
+                                "name": "server",
+                                "env": [
+                                    {
+                                        "name": "LLM_MODE",
+                                        "value": None,
+                                        "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}},
+                                    }
+                                ],
+                            }
+                        ]
+                    }
+                }
+            }
+        },
+    ),
+    "another kind of probe": (
+        "deployment",
+        {
+            "spec": {
+                "template": {
+                    "spec": {
+                        "containers": [
+                            {"name": "server", "livenessProbe": {"httpGet": None, "tcpSocket": {"port": "http"}}}
+                        ]
+                    }
+                }
+            }
+        },
+    ),
+    "another kind of volume": (
+        "deployment",
+        {"spec": {"template": {"spec": {"volumes": [{"name": "tmp", "emptyDir": None, "configMap": {"name": "x"}}]}}}},
+    ),
+    "more requests than limits": (
+        "deployment",
+        {
+            "spec": {
+                "template": {
+                    "spec": {
+                        "containers": [
+                            {
+                                "name": "server",
+                                "resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "2Gi"}},
+                            }
+                        ]
+                    }
+                }
+            }
+        },
+    ),
+    "the user": ("deployment", {"spec": {"template": {"spec": {"securityContext": {"runAsUser": 0}}}}}),
     "a pause": ("deployment", {"spec": {"paused": True}}),
     "the label by which it is watched": ("service", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}),
     "a container beside the server": (
@@ -56,7 +125,7 @@ EDITS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("kind", "edit"), EDITS.values(), ids=EDITS)
 def test_an_edited_child_is_put_right(kubectl: Kubectl, kind: str, edit: dict[str, Any]) -> None:
-    create_ready(kubectl)
+    create_ready(kubectl, resources={"limits": {"memory": "1Gi"}})
     before = kubectl.get(kind, "triage")
     assert before is not None
     # Both kinds are what kubectl sends: a strategic patch merges lists by key, a merge patch replaces them.
@@ -100,6 +169,8 @@ def test_an_edit_that_comes_back_again_and_again_is_told_and_slowed_down(kubectl
         return both == {"DriftNotRepaired"}
 
     eventually(told)
+    kubectl("delete", "deployment", "triage")
+    eventually(lambda: kubectl.get("deployment", "triage"), seconds=10)
     wait_ready(kubectl)
     assert reason(kubectl, "Stalled") is None
     deployment = kubectl.get("deployment", "triage")

@@ -17,6 +17,8 @@ CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunCont
 BACK_OFF_PREFIX = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull: |$)')
 GENERATED_POD_NAME = re.compile(r'^pods "[^"]*" is forbidden: ')
 DETAIL_LIMIT = 1024
+IT_SAYS = " It says: "
+VOLATILE = re.compile(r"[0-9a-fA-F-]{8,}|[0-9]+")
 
 
 def diagnose(deployment: Manifest | None, pods: Iterable[Manifest]) -> Finding | None:
@@ -176,7 +178,17 @@ def detail(words: str) -> str:
     words = " ".join(words.split())
     if not words:
         return ""
-    return f" It says: {words[:DETAIL_LIMIT]}{'…' if len(words) > DETAIL_LIMIT else ''}"
+    return f"{IT_SAYS}{words[:DETAIL_LIMIT]}{'…' if len(words) > DETAIL_LIMIT else ''}"
+
+
+def says_the_same(old: str, new: str) -> bool:
+    """Whether the old message tells all of the new one, so that writing the new one would only cause an event.
+
+    A runtime alternates between an error with and without details; a webhook puts a request id or the time
+    into its refusal.
+    """
+    (old_head, _, old_words), (new_head, _, new_words) = old.partition(IT_SAYS), new.partition(IT_SAYS)
+    return old_head == new_head and (not new_words or VOLATILE.sub("#", old_words) == VOLATILE.sub("#", new_words))
 
 
 def _name(pod: Manifest) -> str:

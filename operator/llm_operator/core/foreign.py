@@ -1,8 +1,9 @@
 """What others put into a child and must not stay, as JSON patches. Pure; used by plan.py and act.py.
 
 Server-side apply cannot take anything out that somebody else put in. Most additions do no harm and stay;
-the ones named here break the server (a second container on its port, another command), stop its roll-out
-(`kubectl rollout pause`), or stand in the way of an apply (a port of our name with another number).
+the ones named here break the server (a second container on its port, another command, a variable it reads),
+weaken its security context, stop its roll-out (`kubectl rollout pause`), or stand in the way of an apply (a
+port of our name with another number).
 """
 
 from llm_operator.core.drift import first_difference
@@ -11,6 +12,7 @@ from llm_operator.core.names import FIELD_MANAGER, Manifest
 TEMPLATE = "/spec/template/spec"
 POD_FIELDS = ("hostIPC", "hostNetwork", "hostPID", "initContainers")
 CONTAINER_FIELDS = ("args", "command", "envFrom", "workingDir")
+SECURITY = "securityContext"
 
 
 def drift(desired: Manifest, live: Manifest) -> str | None:
@@ -33,13 +35,31 @@ def in_the_way(desired: Manifest, live: Manifest) -> list[Manifest]:
     operations = [_remove("/spec/paused")] if live["spec"].get("paused") else []
     pod = live["spec"]["template"]["spec"]
     operations += [_remove(f"{TEMPLATE}/{field}") for field in POD_FIELDS if pod.get(field)]
+    wanted_pod = desired["spec"]["template"]["spec"]
+    operations += _undeclared(f"{TEMPLATE}/{SECURITY}", wanted_pod[SECURITY], pod.get(SECURITY, {}))
     wanted = {one["name"]: one for one in desired["spec"]["template"]["spec"]["containers"]}
     for at, container in enumerate(pod["containers"]):
         if container["name"] in wanted:
-            where = f"{TEMPLATE}/containers/{at}"
-            operations += [_remove(f"{where}/{field}") for field in CONTAINER_FIELDS if container.get(field)]
-            operations += _ports(f"{where}/ports", wanted[container["name"]], container, "containerPort")
+            operations += _in_the_way_of_container(f"{TEMPLATE}/containers/{at}", wanted[container["name"]], container)
     return operations
+
+
+def _in_the_way_of_container(where: str, desired: Manifest, live: Manifest) -> list[Manifest]:
+    ours = {one["name"] for one in desired["env"]}
+    env = live.get("env", [])
+    return [
+        *(_remove(f"{where}/{field}") for field in CONTAINER_FIELDS if live.get(field)),
+        *(_remove(f"{where}/env/{at}") for at in reversed(range(len(env))) if env[at]["name"] not in ours),
+        *_undeclared(f"{where}/{SECURITY}", desired[SECURITY], live.get(SECURITY, {})),
+        *_ports(f"{where}/ports", desired, live, "containerPort"),
+    ]
+
+
+def replace_template(desired: Manifest) -> list[Manifest]:
+    """JSON patch that puts the declared pod in the place of the live one; taken or refused as a whole."""
+    if desired["kind"] != "Deployment":
+        return []
+    return [{"op": "replace", "path": TEMPLATE, "value": desired["spec"]["template"]["spec"]}]
 
 
 def left_over(desired: Manifest, live: Manifest) -> list[Manifest]:
@@ -79,9 +99,22 @@ def at_version(operations: list[Manifest], resource_version: str) -> list[Manife
 
 def _ports(where: str, desired: Manifest, live: Manifest, key: str) -> list[Manifest]:
     wanted, found = desired["ports"], live.get("ports", [])
-    if {(one[key], one["protocol"]) for one in wanted} == {(one[key], one["protocol"]) for one in found}:
+    parts = (key, "protocol", "hostPort", "hostIP")
+    if {tuple(one.get(part) for part in parts) for one in wanted} == {
+        tuple(one.get(part) for part in parts) for one in found
+    }:
         return []
     return [{"op": "replace" if found else "add", "path": where, "value": wanted}]
+
+
+def _undeclared(where: str, desired: Manifest, live: Manifest) -> list[Manifest]:
+    operations = []
+    for key, value in live.items():
+        if key not in desired:
+            operations.append(_remove(f"{where}/{key}"))
+        elif isinstance(value, dict):
+            operations += _undeclared(f"{where}/{key}", desired[key], value)
+    return operations
 
 
 def _remove(path: str) -> Manifest:

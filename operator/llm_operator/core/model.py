@@ -53,6 +53,8 @@ class Apply:
 
     manifest: Manifest
     live: Manifest | None
+    # Path of the first field that is not as declared.
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

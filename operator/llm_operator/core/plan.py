@@ -25,14 +25,18 @@ def plan(observation: Observation, settings: Settings) -> Plan:
         (build_service(parent), observation.service),
         (build_deployment(parent, parent.spec, settings), observation.deployment),
     )
-    return Plan(actions=tuple(Apply(desired, live) for desired, live in wanted if needs_apply(desired, live)))
+    actions = (_needed(desired, live) for desired, live in wanted)
+    return Plan(actions=tuple(action for action in actions if action is not None))
 
 
-def needs_apply(desired: Manifest, live: Manifest | None) -> bool:
-    """Whether writing `desired` would change anything. An object that is being deleted is left to go first."""
+def _needed(desired: Manifest, live: Manifest | None) -> Apply | None:
+    """The write that is needed, if any. An object that is being deleted is left to go first."""
     if live is None:
-        return True
-    return "deletionTimestamp" not in live["metadata"] and drift(desired, live) is not None
+        return Apply(desired, None)
+    if "deletionTimestamp" in live["metadata"]:
+        return None
+    path = drift(desired, live)
+    return None if path is None else Apply(desired, live, path)
 
 
 def controls(parent: Parent, live: Manifest) -> bool:

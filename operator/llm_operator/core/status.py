@@ -11,7 +11,7 @@ from typing import get_args
 from llm_operator.api.conditions import ConditionType, Finding, Reason
 from llm_operator.api.types import Mode
 from llm_operator.core import names
-from llm_operator.core.diagnosis import diagnose
+from llm_operator.core.diagnosis import diagnose, says_the_same
 from llm_operator.core.model import Observation
 from llm_operator.core.names import Manifest
 from llm_operator.core.plan import controls
@@ -124,8 +124,8 @@ def _condition(
     since, message = timestamp(observation.now), finding.message
     if old is not None and old.get("status") == status:
         since = old.get("lastTransitionTime", since)
-        # A runtime alternates between an error with and one without details: keep the fuller words.
-        if old.get("reason") == finding.reason and old.get("message", "").startswith(message):
+        same = (old.get("reason"), old.get("observedGeneration")) == (finding.reason, observation.parent.generation)
+        if same and says_the_same(old.get("message", ""), message):
             message = old["message"]
     return {
         "type": str(kind),

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from llm_operator.api.conditions import Reason
-from llm_operator.core.diagnosis import diagnose
+from llm_operator.core.diagnosis import diagnose, says_the_same
 from tests.unit.operator.builders import a_container_status, a_pod
 
 
@@ -139,6 +139,21 @@ def test_pods_refused_by_admission_are_told_without_their_random_names() -> None
     assert finding.reason is Reason.POD_CREATION_REFUSED
     assert "exceeded quota: compute" in finding.message
     assert finding == diagnose(deployment("triage-fghij"), [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("Refused. It says: request 1f2e3d4c at 10:05", "Refused. It says: request a1b2c3d4 at 10:06", True),
+        ("Refused. It says: not found", "Refused.", True),
+        ("Refused.", "Refused. It says: not found", False),
+        ("Refused. It says: not found", "Refused. It says: denied", False),
+        ("Refused by a. It says: no", "Refused by b. It says: no", False),
+        ("`spec.a`: bad. `spec.b`: bad.", "`spec.a`: bad.", False),
+    ],
+)
+def test_messages_that_say_the_same_are_told_apart_from_others(old: str, new: str, same: bool) -> None:
+    assert says_the_same(old, new) is same
 
 
 def test_very_long_words_are_cut() -> None:

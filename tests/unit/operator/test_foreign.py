@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from llm_operator.core.children import build_deployment, build_service
-from llm_operator.core.foreign import at_version, claim, drift, in_the_way, left_over
+from llm_operator.core.foreign import at_version, claim, drift, in_the_way, left_over, replace_template
 from tests.unit.operator.builders import SETTINGS, a_parent, a_spec, as_stored
 
 DESIRED = build_deployment(a_parent(), a_spec(), SETTINGS)
@@ -47,10 +47,40 @@ def test_what_breaks_the_server_or_its_rollout_is_taken_out(where: str, key: str
     assert drift(DESIRED, stored) == path
 
 
+def test_a_variable_that_is_not_ours_is_taken_out_of_our_container() -> None:
+    stored = live()
+    pod(stored)["containers"][0]["env"] += [{"name": "LISTEN_PORT", "value": "9"}, {"name": "B", "value": "1"}]
+    found = [one["path"] for one in in_the_way(DESIRED, stored)]
+    assert found == [f"{POD}/containers/0/env/2", f"{POD}/containers/0/env/1"]
+
+
+def test_a_weaker_security_context_is_taken_out() -> None:
+    stored = live()
+    pod(stored)["securityContext"]["runAsUser"] = 0
+    ours = pod(stored)["containers"][0]["securityContext"]
+    ours["privileged"] = True
+    ours["capabilities"]["add"] = ["NET_ADMIN"]
+    found = {one["path"] for one in in_the_way(DESIRED, stored)}
+    where = f"{POD}/containers/0/securityContext"
+    assert found == {f"{POD}/securityContext/runAsUser", f"{where}/privileged", f"{where}/capabilities/add"}
+
+
+def test_a_port_of_the_host_is_taken_out() -> None:
+    stored = live()
+    pod(stored)["containers"][0]["ports"][0]["hostPort"] = 80
+    assert [one["path"] for one in in_the_way(DESIRED, stored)] == [f"{POD}/containers/0/ports"]
+
+
+def test_the_whole_pod_can_be_put_in_place_of_one_that_cannot_be_merged() -> None:
+    (operation,) = replace_template(DESIRED)
+    assert operation == {"op": "replace", "path": POD, "value": pod(DESIRED)}
+    assert replace_template(SERVICE) == []
+
+
 def test_what_does_no_harm_stays() -> None:
     stored = live()
     pod(stored)["tolerations"] = [{"operator": "Exists"}]
-    pod(stored)["containers"][0]["env"].append({"name": "EXTRA", "value": "1"})
+    pod(stored)["containers"][0]["volumeMounts"].append({"name": "extra", "mountPath": "/extra"})
     stored["spec"]["paused"] = False
     assert drift(DESIRED, stored) is None
 

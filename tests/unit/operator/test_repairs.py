@@ -22,11 +22,13 @@ def test_a_new_generation_is_written_at_once() -> None:
 
 
 def test_a_quiet_time_starts_afresh() -> None:
-    budget = RepairBudget(burst=1, longest=60)
+    budget = RepairBudget(burst=1, longest=60, quiet=10)
     for now in range(5):
         budget.spend("u", 1, float(now))
     budget.spend("u", 1, 1000)
     assert budget.wait("u", 1, 1000) == 2
+    budget.spend("u", 1, 1002)
+    assert budget.wait("u", 1, 1002) == 4
 
 
 def test_objects_that_are_gone_are_forgotten() -> None:

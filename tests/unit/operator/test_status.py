@@ -155,6 +155,8 @@ def test_words_of_the_runtime_do_not_come_and_go() -> None:
     first = build_status(failing("not found"), None)
     then = dataclasses.replace(failing(""), parent=a_parent(spec=a_spec(replicas=2), status=first))
     assert build_status(then, None) == first
+    later = a_parent(spec=a_spec(replicas=2), status=first, generation=2)
+    assert build_status(dataclasses.replace(failing(""), parent=later), None)["conditions"][1]["message"].endswith(".")
     changed = dataclasses.replace(failing("denied"), parent=a_parent(spec=a_spec(replicas=2), status=first))
     assert build_status(changed, None) != first
 
