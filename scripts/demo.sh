@@ -9,7 +9,7 @@ trap 'rm -f "$log"; for pid in "${background[@]}"; do kill "$pid" 2>/dev/null ||
 
 step() { printf '\n==> [%3d s] %s\n' $((SECONDS - started)) "$*"; }
 
-# Waits until `$1` (a file) has a line that matches `$2`, prints what the parentheses in it matched.
+# Waits until the file `$1` has a line that matches `$2`; prints the number at the end of the match.
 line_of() {
     for _ in $(seq 100); do
         if match=$(grep -oEm1 "$2" "$1"); then
