@@ -27,8 +27,7 @@ log = logging.getLogger("llm_operator")
 async def run(settings: OperatorSettings) -> None:
     """Run until SIGTERM or SIGINT, or until a part fails."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _set_on_signal(stop)
     kube = await Kube.connect()
     controller = Controller(
         kube,
@@ -44,6 +43,11 @@ async def run(settings: OperatorSettings) -> None:
             await _until_stopped(kube, controller, settings, stop)
     finally:
         await kube.close()
+
+
+def _set_on_signal(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def _until_stopped(kube: Kube, controller: Controller, settings: OperatorSettings, stop: asyncio.Event) -> None:
@@ -83,8 +87,7 @@ async def _watch_and_work(
         namespaces=settings.namespaces,
     )
     # In place of kopf's own handlers: its way to stop takes every other task of the loop for one of its own.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _set_on_signal(stop)
     work = asyncio.create_task(controller.run(), name="controller")
     done, _ = await asyncio.wait({stopped, work, *watches}, return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping: finishing what is being worked on")

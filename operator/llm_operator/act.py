@@ -9,7 +9,7 @@ import logging
 
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.core.diagnosis import detail
-from llm_operator.core.foreign import at_version, claim, drift, in_the_way, left_over, replace_template
+from llm_operator.core.foreign import claim, drift, in_the_way, left_over, replace_template
 from llm_operator.core.model import Apply, Observation, Plan
 from llm_operator.core.names import Manifest
 from llm_operator.kube import NAMESPACE_TERMINATING, ApiError, Kube
@@ -54,7 +54,8 @@ async def write_status(kube: Kube, observation: Observation, status: Manifest) -
     await kube.write_status(
         parent.namespace,
         parent.name,
-        at_version([{"op": "add", "path": "/status", "value": status}], parent.resource_version),
+        status,
+        resource_version=parent.resource_version,
     )
     return True
 
@@ -65,20 +66,18 @@ async def _put(kube: Kube, action: Apply) -> Manifest:
         return await kube.create(desired)
     before = [*claim(live), *in_the_way(desired, live)]
     if before:
-        live = await kube.patch(desired, at_version(before, live["metadata"]["resourceVersion"]))
+        live = await kube.patch(live, before)
     try:
-        stored = await kube.apply(desired, resource_version=live["metadata"]["resourceVersion"])
+        stored = await kube.apply(desired, over=live)
     except ApiError as error:
         replacement = replace_template(desired)
         if error.status != 422 or not replacement:
             raise
         # Merged with what somebody else put in (another probe handler, say) it cannot be valid: put ours in its place.
-        live = await kube.patch(desired, at_version(replacement, live["metadata"]["resourceVersion"]))
-        stored = await kube.apply(desired, resource_version=live["metadata"]["resourceVersion"])
+        live = await kube.patch(live, replacement)
+        stored = await kube.apply(desired, over=live)
     after = left_over(desired, stored)
-    if after:
-        stored = await kube.patch(desired, at_version(after, stored["metadata"]["resourceVersion"]))
-    return stored
+    return await kube.patch(stored, after) if after else stored
 
 
 def _refused(kind: str, name: str, error: ApiError) -> Finding:

@@ -33,11 +33,6 @@ class Resource:
     path: str  # "/api/v1" or "/apis/GROUP/VERSION"
     plural: str
 
-    @property
-    def api_version(self) -> str:
-        """As in manifests: "v1", "apps/v1"."""
-        return self.path.split("/", 2)[2]
-
 
 LLMDEPLOYMENTS = Resource("/apis/llm.carepath.ai/v1alpha1", "llmdeployments")
 DEPLOYMENTS = Resource("/apis/apps/v1", "deployments")
@@ -126,23 +121,26 @@ class Kube:
         path = _path(BY_KIND[manifest["kind"]], manifest["metadata"]["namespace"])
         return await self._request("POST", path, {"fieldManager": FIELD_MANAGER}, manifest)
 
-    async def apply(self, manifest: Manifest, *, resource_version: str) -> Manifest:
-        """Server-side apply a child over the version that was read; 409 if it has changed or gone since."""
-        manifest = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": resource_version}}
+    async def apply(self, manifest: Manifest, *, over: Manifest) -> Manifest:
+        """Server-side apply a child over what was read; 409 if that has changed or gone since."""
+        version = over["metadata"]["resourceVersion"]
+        manifest = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": version}}
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._request("PATCH", _path_of(manifest), query, manifest, "application/apply-patch+yaml")
 
-    async def patch(self, manifest: Manifest, operations: Operations) -> Manifest:
-        """JSON patch the child that `manifest` names."""
-        return await self._json_patch(_path_of(manifest), operations)
+    async def patch(self, live: Manifest, operations: Operations) -> Manifest:
+        """JSON patch a child as it was read; 409 if it has changed since."""
+        return await self._json_patch(_path_of(live), operations, live["metadata"]["resourceVersion"])
 
-    async def write_status(self, namespace: str, name: str, operations: Operations) -> Manifest:
-        """JSON patch the status of an LLMDeployment."""
-        return await self._json_patch(f"{_path(LLMDEPLOYMENTS, namespace, name)}/status", operations)
+    async def write_status(self, namespace: str, name: str, status: Manifest, *, resource_version: str) -> Manifest:
+        """Replace the status of an LLMDeployment; 409 if the object has changed since it was read."""
+        path = f"{_path(LLMDEPLOYMENTS, namespace, name)}/status"
+        return await self._json_patch(path, [{"op": "add", "path": "/status", "value": status}], resource_version)
 
-    async def _json_patch(self, path: str, operations: Operations) -> Manifest:
+    async def _json_patch(self, path: str, operations: Operations, resource_version: str) -> Manifest:
+        version = {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version}
         query = {"fieldManager": FIELD_MANAGER}
-        return await self._request("PATCH", path, query, operations, "application/json-patch+json")
+        return await self._request("PATCH", path, query, [version, *operations], "application/json-patch+json")
 
     async def _request(
         self,

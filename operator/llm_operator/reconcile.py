@@ -1,7 +1,6 @@
 """One pass over one LLMDeployment: observe, decide, act, tell. Level-triggered; called by controller.py."""
 
 import dataclasses
-import logging
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,8 +12,6 @@ from llm_operator.core.plan import plan
 from llm_operator.core.status import build_status
 from llm_operator.kube import Kube
 from llm_operator.observe import observe
-
-log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # namespace, name
 

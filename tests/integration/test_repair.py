@@ -306,9 +306,13 @@ def test_a_name_that_is_taken_is_told_and_the_owner_is_left_alone(kubectl: Kubec
     wait_ready(kubectl)
 
 
-def test_a_refused_child_is_told_in_the_api_servers_words_and_made_once_it_may_be(kubectl: Kubectl) -> None:
-    kubectl("create", "quota", "none", "--hard=count/deployments.apps=0")
+def allow_none_of(kubectl: Kubectl, what: str) -> None:
+    kubectl("create", "quota", "none", f"--hard={what}=0")
     eventually(lambda: "hard" in (kubectl.get("quota", "none") or {}).get("status", {}))
+
+
+def test_a_refused_child_is_told_in_the_api_servers_words_and_made_once_it_may_be(kubectl: Kubectl) -> None:
+    allow_none_of(kubectl, "count/deployments.apps")
     kubectl.apply(an_llmdeployment())
     eventually(lambda: reason(kubectl) == "ApplyRefused")
     assert "exceeded quota: none" in condition(kubectl.get("llmdep", "triage"), "Stalled")["message"]
@@ -317,8 +321,7 @@ def test_a_refused_child_is_told_in_the_api_servers_words_and_made_once_it_may_b
 
 
 def test_pods_refused_by_admission_are_told(kubectl: Kubectl) -> None:
-    kubectl("create", "quota", "none", "--hard=pods=0")
-    eventually(lambda: "hard" in (kubectl.get("quota", "none") or {}).get("status", {}))
+    allow_none_of(kubectl, "pods")
     kubectl.apply(an_llmdeployment())
     eventually(lambda: reason(kubectl) == "PodCreationRefused")
     assert "exceeded quota: none" in condition(kubectl.get("llmdep", "triage"), "Ready")["message"]

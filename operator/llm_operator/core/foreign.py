@@ -33,11 +33,10 @@ def in_the_way(desired: Manifest, live: Manifest) -> list[Manifest]:
     if desired["kind"] == "Service":
         return _ports("/spec/ports", desired["spec"], live["spec"], "port")
     operations = [_remove("/spec/paused")] if live["spec"].get("paused") else []
-    pod = live["spec"]["template"]["spec"]
+    ours, pod = _pod(desired), _pod(live)
     operations += [_remove(f"{TEMPLATE}/{field}") for field in POD_FIELDS if pod.get(field)]
-    wanted_pod = desired["spec"]["template"]["spec"]
-    operations += _undeclared(f"{TEMPLATE}/{SECURITY}", wanted_pod[SECURITY], pod.get(SECURITY, {}))
-    wanted = {one["name"]: one for one in desired["spec"]["template"]["spec"]["containers"]}
+    operations += _undeclared(f"{TEMPLATE}/{SECURITY}", ours[SECURITY], pod.get(SECURITY, {}))
+    wanted = {one["name"]: one for one in ours["containers"]}
     for at, container in enumerate(pod["containers"]):
         if container["name"] in wanted:
             operations += _in_the_way_of_container(f"{TEMPLATE}/containers/{at}", wanted[container["name"]], container)
@@ -59,15 +58,15 @@ def replace_template(desired: Manifest) -> list[Manifest]:
     """JSON patch that puts the declared pod in the place of the live one; taken or refused as a whole."""
     if desired["kind"] != "Deployment":
         return []
-    return [{"op": "replace", "path": TEMPLATE, "value": desired["spec"]["template"]["spec"]}]
+    return [{"op": "replace", "path": TEMPLATE, "value": _pod(desired)}]
 
 
 def left_over(desired: Manifest, live: Manifest) -> list[Manifest]:
     """JSON patch for after an apply: containers that are not ours out, the last one first."""
     if desired["kind"] != "Deployment":
         return []
-    wanted = {one["name"] for one in desired["spec"]["template"]["spec"]["containers"]}
-    found = live["spec"]["template"]["spec"]["containers"]
+    wanted = {one["name"] for one in _pod(desired)["containers"]}
+    found = _pod(live)["containers"]
     return [
         _remove(f"{TEMPLATE}/containers/{at}") for at in reversed(range(len(found))) if found[at]["name"] not in wanted
     ]
@@ -91,18 +90,12 @@ def claim(live: Manifest) -> list[Manifest]:
     return [{"op": "replace", "path": "/metadata/managedFields", "value": kept}]
 
 
-def at_version(operations: list[Manifest], resource_version: str) -> list[Manifest]:
-    """The patch, to be refused with 409 if the object has changed since it was read."""
-    version = {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version}
-    return [version, *operations]
-
-
 def _ports(where: str, desired: Manifest, live: Manifest, key: str) -> list[Manifest]:
+    def identities(ports: list[Manifest]) -> set[tuple[object, ...]]:
+        return {tuple(one.get(part) for part in (key, "protocol", "hostPort", "hostIP")) for one in ports}
+
     wanted, found = desired["ports"], live.get("ports", [])
-    parts = (key, "protocol", "hostPort", "hostIP")
-    if {tuple(one.get(part) for part in parts) for one in wanted} == {
-        tuple(one.get(part) for part in parts) for one in found
-    }:
+    if identities(wanted) == identities(found):
         return []
     return [{"op": "replace" if found else "add", "path": where, "value": wanted}]
 
@@ -115,6 +108,11 @@ def _undeclared(where: str, desired: Manifest, live: Manifest) -> list[Manifest]
         elif isinstance(value, dict):
             operations += _undeclared(f"{where}/{key}", desired[key], value)
     return operations
+
+
+def _pod(deployment: Manifest) -> Manifest:
+    pod: Manifest = deployment["spec"]["template"]["spec"]
+    return pod
 
 
 def _remove(path: str) -> Manifest:

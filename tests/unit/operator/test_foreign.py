@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from llm_operator.core.children import build_deployment, build_service
-from llm_operator.core.foreign import at_version, claim, drift, in_the_way, left_over, replace_template
+from llm_operator.core.foreign import claim, drift, in_the_way, left_over, replace_template
 from tests.unit.operator.builders import SETTINGS, a_parent, a_spec, as_stored
 
 DESIRED = build_deployment(a_parent(), a_spec(), SETTINGS)
@@ -125,8 +125,3 @@ def test_ownership_from_a_patch_beside_that_by_apply_is_given_up() -> None:
 def test_ownership_by_apply_alone_needs_no_patch() -> None:
     assert claim({"metadata": {"managedFields": [entry("Apply"), *OTHERS]}}) == []
     assert claim({"metadata": {}}) == []
-
-
-def test_a_patch_names_the_version_it_was_made_for() -> None:
-    operations = at_version([{"op": "remove", "path": "/a"}], "7")
-    assert operations[0] == {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}

@@ -123,7 +123,7 @@ async def test_a_create_posts_and_an_apply_names_the_version(kube_with: KubeFact
     kube = await kube_with(record)
     manifest = {"kind": "Service", "metadata": {"namespace": "clinic", "name": "triage"}}
     await kube.create(manifest)
-    await kube.apply(manifest, resource_version="7")
+    await kube.apply(manifest, over={"metadata": {"resourceVersion": "7"}})
     (method, path, _, agent), (then, there, body, _) = requests
     assert (method, path) == ("POST", "/api/v1/namespaces/clinic/services?fieldManager=llm-operator")
     assert (then, there) == (
@@ -132,6 +132,30 @@ async def test_a_create_posts_and_an_apply_names_the_version(kube_with: KubeFact
     )
     assert json.loads(body)["metadata"]["resourceVersion"] == "7"
     assert agent == kube_module.USER_AGENT
+
+
+async def test_a_patch_names_the_version_it_was_made_for(kube_with: KubeFactory) -> None:
+    bodies = []
+
+    async def record(request: web.Request) -> web.Response:
+        bodies.append((request.path, request.content_type, await request.json()))
+        return web.json_response({})
+
+    kube = await kube_with(record)
+    live = {"kind": "Service", "metadata": {"namespace": "clinic", "name": "triage", "resourceVersion": "7"}}
+    await kube.patch(live, [{"op": "remove", "path": "/a"}])
+    await kube.write_status("clinic", "triage", {"replicas": 1}, resource_version="7")
+    version = {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}
+    status = {"op": "add", "path": "/status", "value": {"replicas": 1}}
+    json_patch = "application/json-patch+json"
+    assert bodies == [
+        ("/api/v1/namespaces/clinic/services/triage", json_patch, [version, {"op": "remove", "path": "/a"}]),
+        (
+            "/apis/llm.carepath.ai/v1alpha1/namespaces/clinic/llmdeployments/triage/status",
+            json_patch,
+            [version, status],
+        ),
+    ]
 
 
 async def test_a_cancelled_request_stays_cancelled(kube_with: KubeFactory) -> None:
