@@ -1,91 +1,196 @@
-"""Carries out a plan: the only place that writes children and status. Called by reconcile.py.
+"""Carries out a plan: the only place that writes children, verdicts, events and status. Called by reconcile.py.
 
 Every write is safe to repeat and to lose: names are deterministic, a create never touches what exists, and
-every other write carries the resourceVersion it was derived from.
+every other write carries the resourceVersion it was derived from. What the API server answers goes into the
+store at once.
 """
 
 import dataclasses
 import logging
+from dataclasses import dataclass
 
 from llm_operator.api.conditions import Finding, Reason
+from llm_operator.core import names
 from llm_operator.core.diagnosis import detail
+from llm_operator.core.events import events_of
 from llm_operator.core.foreign import claim, drift, in_the_way, left_over, replace_template
-from llm_operator.core.model import Apply, Observation, Plan
+from llm_operator.core.model import Action, Apply, Forget, Judge, Observation, Plan, Record
 from llm_operator.core.names import Manifest
-from llm_operator.kube import NAMESPACE_TERMINATING, ApiError, Kube
+from llm_operator.core.ownership import name_taken
+from llm_operator.kube import BY_KIND, LLMDEPLOYMENTS, NAMESPACE_TERMINATING, ApiError, Kube
+from llm_operator.store import Store
 
 log = logging.getLogger(__name__)
 
 # The request itself is not acceptable: repeating it unchanged helps only after somebody changes something.
 REFUSED = (400, 403, 422)
+VERDICT_PATH = "/metadata/annotations/" + names.VERDICT.replace("~", "~0").replace("/", "~1")
 
 
-async def apply_children(kube: Kube, observation: Observation, plan: Plan) -> tuple[Observation, Finding | None]:
-    """Apply in order until done or refused.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was there after the plan, why it was not carried out to the end, and what was."""
 
-    Returns the observation with the stored answers in it, and why it stopped (None when it did not).
-    Raises ApiError for what another attempt may cure: conflicts, time-outs, 429, 5xx.
-    """
-    obstacle = plan.obstacle
-    for action in plan.actions:
-        kind, name = action.manifest["kind"], action.manifest["metadata"]["name"]
+    observation: Observation
+    obstacle: Finding | None
+    done: tuple[Action, ...] = ()
+
+
+class Actor:
+    """Writes to the cluster and tells the store."""
+
+    def __init__(self, kube: Kube, store: Store) -> None:
+        self._kube = kube
+        self._store = store
+
+    async def carry_out(self, observation: Observation, plan: Plan) -> Outcome:
+        """Do the actions in order until all are done or one is refused.
+
+        Raises ApiError for what another attempt may cure: conflicts, time-outs, 429, 5xx.
+        """
+        obstacle = plan.obstacle
+        done: list[Action] = []
+        for action in plan.actions:
+            try:
+                observation, finding = await self._do(observation, action)
+            except ApiError as error:
+                if error.status not in REFUSED or error.reason == NAMESPACE_TERMINATING:
+                    raise
+                return Outcome(observation, _refused(action, error), tuple(done))
+            if finding is not None and isinstance(action, Record):
+                return Outcome(observation, finding, tuple(done))
+            obstacle = finding or obstacle
+            done.append(action)
+        return Outcome(observation, obstacle, tuple(done))
+
+    async def write_status(self, observation: Observation, status: Manifest) -> bool:
+        """Write the status if it differs from the stored one, and the events of the change; whether it did."""
+        parent = observation.parent
+        if status == parent.status:
+            return False
+        for event in events_of(parent, status, observation.now):
+            await self._post(event)
+        stored = await self._kube.write_status(
+            parent.namespace, parent.name, status, resource_version=parent.resource_version
+        )
+        self._store.put(LLMDEPLOYMENTS, stored)
+        return True
+
+    async def _post(self, event: Manifest) -> None:
+        """Post an event; what becomes of it must not hold up anything else."""
         try:
-            stored = await _put(kube, action)
+            await self._kube.create(event)
         except ApiError as error:
-            if error.status not in REFUSED or error.reason == NAMESPACE_TERMINATING:
+            if error.reason != "AlreadyExists":
+                log.warning("%s %s: event not posted: %s", event["reason"], event["regarding"]["name"], error)
+
+    async def _do(self, observation: Observation, action: Action) -> tuple[Observation, Finding | None]:
+        match action:
+            case Record():
+                return await self._record(observation, action)
+            case Judge():
+                return await self._judge(observation, action), None
+            case Forget():
+                return await self._forget(observation, action), None
+            case Apply():
+                return await self._apply(observation, action)
+
+    async def _record(self, observation: Observation, action: Record) -> tuple[Observation, Finding | None]:
+        try:
+            stored = await self._kube.create(action.manifest)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
                 raise
-            return observation, _refused(kind, name, error)
-        log.info("applied %s %s/%s", kind, action.manifest["metadata"]["namespace"], name)
-        observation = _with(observation, stored)
+            return observation, await self._why_taken(observation, action.manifest, error)
+        self._store.put(BY_KIND["ControllerRevision"], stored)
+        log.info("recorded revision %s", _path(stored))
+        return _with_revision(observation, stored), None
+
+    async def _why_taken(self, observation: Observation, manifest: Manifest, error: ApiError) -> Finding:
+        """Say whose the record is. If our own, make it be found (somebody took our marks off it) and look again."""
+        metadata = manifest["metadata"]
+        live = await self._kube.get(BY_KIND["ControllerRevision"], metadata["namespace"], metadata["name"])
+        finding = name_taken(observation.parent, live)
+        if finding is not None:
+            return finding
+        if live is not None:
+            marks = {**live["metadata"].get("annotations", {}), names.REVISION: metadata["annotations"][names.REVISION]}
+            values = {"labels": metadata["labels"], "annotations": marks}
+            operations = [{"op": "add", "path": f"/metadata/{key}", "value": value} for key, value in values.items()]
+            self._store.put(BY_KIND["ControllerRevision"], await self._kube.patch(live, operations))
+        raise error
+
+    async def _judge(self, observation: Observation, action: Judge) -> Observation:
+        operation = {"op": "add", "path": VERDICT_PATH, "value": action.annotation}
+        stored = await self._kube.patch(action.live, [operation])
+        self._store.put(BY_KIND["ControllerRevision"], stored)
+        log.info("verdict on %s: %s", _path(stored), action.annotation)
+        return _with_revision(observation, stored)
+
+    async def _forget(self, observation: Observation, action: Forget) -> Observation:
+        await self._kube.delete(action.live)
+        self._store.remove(BY_KIND["ControllerRevision"], action.live)
+        log.info("forgot revision %s", _path(action.live))
+        return _without_revision(observation, action.live)
+
+    async def _apply(self, observation: Observation, action: Apply) -> tuple[Observation, Finding | None]:
+        stored = await self._put(action)
+        kind = stored["kind"]
+        self._store.put(BY_KIND[kind], stored)
+        log.info("applied %s %s", kind, _path(stored))
+        if kind == "Deployment":
+            observation = dataclasses.replace(observation, deployment=stored)
+        else:
+            observation = dataclasses.replace(observation, service=stored)
         path = drift(action.manifest, stored)
-        if path is not None:
-            obstacle = Finding(
-                Reason.DRIFT_NOT_REPAIRED,
-                f"{kind} {name} was written, but something (an admission webhook?) set {path} to another value.",
-            )
-    return observation, obstacle
+        if path is None:
+            return observation, None
+        return observation, Finding(
+            Reason.DRIFT_NOT_REPAIRED,
+            f"{kind} {stored['metadata']['name']} was written, but something (an admission webhook?) set {path} to "
+            "another value.",
+        )
+
+    async def _put(self, action: Apply) -> Manifest:
+        kube, desired, live = self._kube, action.manifest, action.live
+        if live is None:
+            return await kube.create(desired)
+        before = [*claim(live), *in_the_way(desired, live)]
+        if before:
+            live = await kube.patch(live, before)
+        try:
+            stored = await kube.apply(desired, over=live)
+        except ApiError as error:
+            replacement = replace_template(desired)
+            if error.status != 422 or not replacement:
+                raise
+            # Merged with what somebody else put in (another probe handler, say) it cannot be valid: put ours in its
+            # place.
+            live = await kube.patch(live, replacement)
+            stored = await kube.apply(desired, over=live)
+        after = left_over(desired, stored)
+        return await kube.patch(stored, after) if after else stored
 
 
-async def write_status(kube: Kube, observation: Observation, status: Manifest) -> bool:
-    """Write the status if it differs from the stored one; returns whether it did."""
-    parent = observation.parent
-    if status == parent.status:
-        return False
-    await kube.write_status(
-        parent.namespace,
-        parent.name,
-        status,
-        resource_version=parent.resource_version,
-    )
-    return True
-
-
-async def _put(kube: Kube, action: Apply) -> Manifest:
-    desired, live = action.manifest, action.live
-    if live is None:
-        return await kube.create(desired)
-    before = [*claim(live), *in_the_way(desired, live)]
-    if before:
-        live = await kube.patch(live, before)
-    try:
-        stored = await kube.apply(desired, over=live)
-    except ApiError as error:
-        replacement = replace_template(desired)
-        if error.status != 422 or not replacement:
-            raise
-        # Merged with what somebody else put in (another probe handler, say) it cannot be valid: put ours in its place.
-        live = await kube.patch(live, replacement)
-        stored = await kube.apply(desired, over=live)
-    after = left_over(desired, stored)
-    return await kube.patch(stored, after) if after else stored
-
-
-def _refused(kind: str, name: str, error: ApiError) -> Finding:
+def _refused(action: Action, error: ApiError) -> Finding:
+    live = action.live if isinstance(action, (Judge, Forget)) else action.manifest
     remedy = "correct the spec" if error.status == 422 else "see to quota, policy and the operator's permissions"
-    return Finding(Reason.APPLY_REFUSED, f"The API server refused {kind} {name}; {remedy}.{detail(error.message)}")
+    return Finding(
+        Reason.APPLY_REFUSED,
+        f"The API server refused {live['kind']} {live['metadata']['name']}; {remedy}.{detail(error.message)}",
+    )
 
 
-def _with(observation: Observation, stored: Manifest) -> Observation:
-    if stored["kind"] == "Deployment":
-        return dataclasses.replace(observation, deployment=stored)
-    return dataclasses.replace(observation, service=stored)
+def _with_revision(observation: Observation, stored: Manifest) -> Observation:
+    rest = _without_revision(observation, stored)
+    return dataclasses.replace(rest, revisions=(*rest.revisions, stored))
+
+
+def _without_revision(observation: Observation, live: Manifest) -> Observation:
+    name = live["metadata"]["name"]
+    kept = tuple(one for one in observation.revisions if one["metadata"]["name"] != name)
+    return dataclasses.replace(observation, revisions=kept)
+
+
+def _path(live: Manifest) -> str:
+    return f"{live['metadata']['namespace']}/{live['metadata']['name']}"

@@ -1,17 +1,26 @@
-"""The loop: events and a resync put keys into the queue, workers reconcile them. Started by __main__.py."""
+"""The loop: events and a resync put keys into the queue, workers reconcile them. Started by __main__.py.
+
+The resync lists everything: it fills the store before any work begins, and makes up for every event that was lost.
+"""
 
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Iterable
 
+from llm_operator.core import names
 from llm_operator.kube import LLMDEPLOYMENTS, NAMESPACE_TERMINATING, ApiError, Kube
+from llm_operator.metrics import Metrics, Result
 from llm_operator.reconcile import Key, Reconciler
+from llm_operator.store import KINDS, Store
 from llm_operator.workqueue import QueueClosed, WorkQueue
 
 log = logging.getLogger(__name__)
 
 STUCK_SECONDS = 180.0
+# A watch that does not deliver what a list showed is dead, whatever its connection says.
+BLIND_SECONDS = 90.0
 RETRY_RESYNC_SECONDS = 10.0
 
 
@@ -21,7 +30,9 @@ class Controller:
     def __init__(
         self,
         kube: Kube,
+        store: Store,
         reconciler: Reconciler,
+        metrics: Metrics,
         *,
         namespaces: Iterable[str],
         workers: int,
@@ -29,11 +40,13 @@ class Controller:
     ) -> None:
         self.queue: WorkQueue[Key] = WorkQueue()
         self._kube = kube
+        self._store = store
         self._reconciler = reconciler
+        self._metrics = metrics
         self._namespaces: list[str | None] = list(namespaces) or [None]
         self._workers = workers
         self._resync_seconds = resync_seconds
-        self._seen: set[str | None] = set()
+        self._filled = asyncio.Event()
 
     async def run(self) -> None:
         """Work until `stop`, then finish what is being worked on."""
@@ -48,44 +61,58 @@ class Controller:
     def stop(self) -> None:
         """Let `run` end."""
         self.queue.close()
+        self._filled.set()
 
     def ready(self) -> bool:
         """Whether every LLMDeployment has been seen at least once."""
-        return self._seen >= set(self._namespaces)
+        return self._filled.is_set()
 
     def problem(self) -> str | None:
         """Why the process should be restarted, or None. An unreachable API server is no such reason."""
-        seconds = self.queue.stuck_seconds()
-        return f"no worker has moved for {seconds:.0f} s" if seconds > STUCK_SECONDS else None
+        if not self._filled.is_set():
+            return None
+        stuck, behind = self.queue.stuck_seconds(), self._store.behind_seconds()
+        if stuck > STUCK_SECONDS:
+            return f"no worker has moved for {stuck:.0f} s"
+        return f"a watch has not delivered for {behind:.0f} s what a list shows" if behind > BLIND_SECONDS else None
 
     async def _resync_for_ever(self) -> None:
         while True:
-            uids: set[str] = set()
-            looked = [await self._look_at_all(namespace, uids) for namespace in self._namespaces]
+            looked = [await self._look_at_all(namespace) for namespace in self._namespaces]
             pause = self._resync_seconds
             if all(looked):
-                self._reconciler.repairs.forget(uids)
+                self._filled.set()
+                self._metrics.resynced()
+                self._reconciler.repairs.forget({one["metadata"]["uid"] for one in self._store.every(LLMDEPLOYMENTS)})
             else:
                 pause = min(RETRY_RESYNC_SECONDS, pause)
             await asyncio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
 
-    async def _look_at_all(self, namespace: str | None, uids: set[str]) -> bool:
-        """Enqueue every LLMDeployment of a namespace and add its uid; whether they could be listed."""
+    async def _look_at_all(self, namespace: str | None) -> bool:
+        """List all kinds of a namespace into the store and enqueue its LLMDeployments; whether that was possible."""
+        where = namespace or "all namespaces"
         try:
-            found = await self._kube.find(LLMDEPLOYMENTS, namespace)
+            for resource in KINDS:
+                selector = "" if resource is LLMDEPLOYMENTS else names.MANAGED_SELECTOR
+                listed: set[Key] = set()
+                listed_at = 0
+                async for page, listed_at in self._kube.pages(resource, namespace, label_selector=selector):  # noqa: B007
+                    listed |= self._store.take(resource, page)
+                self._store.drop_others(resource, namespace, listed, listed_at)
         except ApiError as error:
-            log.warning("cannot list LLMDeployments in %s: %s", namespace or "all namespaces", error)
+            log.warning("cannot list the objects of %s: %s", where, error)
             return False
         except Exception:
-            log.exception("cannot list LLMDeployments in %s", namespace or "all namespaces")
+            log.exception("cannot list the objects of %s", where)
             return False
-        self._seen.add(namespace)
-        for live in found:
-            uids.add(live["metadata"]["uid"])
-            self.queue.add((live["metadata"]["namespace"], live["metadata"]["name"]))
+        for live in self._store.every(LLMDEPLOYMENTS):
+            if namespace in (None, live["metadata"]["namespace"]):
+                self.queue.add((live["metadata"]["namespace"], live["metadata"]["name"]))
         return True
 
     async def _work_until_closed(self) -> None:
+        # What is not in the store yet would seem to be missing.
+        await self._filled.wait()
         while True:
             try:
                 key = await self.queue.get()
@@ -97,21 +124,31 @@ class Controller:
                 self.queue.done(key)
 
     async def _work(self, key: Key) -> None:
+        started = time.monotonic()
+        result = await self._reconcile(key)
+        self._metrics.reconciled(result, time.monotonic() - started)
+
+    async def _reconcile(self, key: Key) -> Result:
         try:
-            result = await self._reconciler.reconcile(key)
+            found = await self._reconciler.reconcile(key)
         except ApiError as error:
-            delay = self.queue.retry(key, at_least=error.retry_after or 0.0)
+            delay = self._retry(key, at_least=error.retry_after or 0.0)
             # That somebody else wrote first, or takes object or namespace away, is usual and not worth a warning.
             usual = error.status in (404, 409) or error.reason == NAMESPACE_TERMINATING
-            level = logging.DEBUG if usual else logging.WARNING
-            log.log(level, "%s/%s: %s; again in %.1f s", *key, error, delay)
+            log.log(logging.DEBUG if usual else logging.WARNING, "%s/%s: %s; again in %.1f s", *key, error, delay)
+            return "retry" if usual else "error"
         except Exception:
-            delay = self.queue.retry(key)
+            delay = self._retry(key)
             log.exception("%s/%s: unexpected error; again in %.1f s", *key, delay)
-        else:
-            if result.retry:
-                self.queue.retry(key)
-                return
-            self.queue.forget(key)
-            if result.look_again_after is not None:
-                self.queue.add_after(key, result.look_again_after)
+            return "error"
+        if found.retry:
+            self._retry(key)
+            return "retry"
+        self.queue.forget(key)
+        if found.look_again_after is not None:
+            self.queue.add_after(key, found.look_again_after)
+        return "ok"
+
+    def _retry(self, key: Key, *, at_least: float = 0.0) -> float:
+        self._metrics.retried()
+        return self.queue.retry(key, at_least=at_least)

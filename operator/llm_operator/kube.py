@@ -1,22 +1,26 @@
-"""The one door to the API server: plain dicts over `kubernetes.aio`, and one kind of error.
+"""The one door to the API server: plain dicts, and one kind of error.
 
-The client's typed models drop fields they do not know, so only its transport, credentials and their
-refresh are used. Every request carries the operator's User-Agent and a time-out. Used by observe.py,
-act.py and (for credentials alone) watch.py.
+Of `kubernetes.aio` the credentials and their refresh are used: its typed models drop fields they do not know.
+Every request carries the operator's User-Agent and a time-out. Used by controller.py, observe.py, act.py,
+lease.py and (for the session alone) watch.py.
 """
 
 import asyncio
 import json
 import os
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 import aiohttp
 from kubernetes.aio import config
-from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client import Configuration
 
 from llm_operator import __version__
+from llm_operator.contact import Contact
 from llm_operator.core.names import FIELD_MANAGER, Manifest
 
 USER_AGENT = f"llm-operator/{__version__}"
@@ -24,6 +28,8 @@ REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 RENEW_SECONDS = 10.0
 NAMESPACE_TERMINATING = "NamespaceTerminating"
 IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
+# A list comes in pages, so that no answer fills the memory or holds up the loop.
+PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +44,20 @@ LLMDEPLOYMENTS = Resource("/apis/llm.carepath.ai/v1alpha1", "llmdeployments")
 DEPLOYMENTS = Resource("/apis/apps/v1", "deployments")
 SERVICES = Resource("/api/v1", "services")
 PODS = Resource("/api/v1", "pods")
+CONTROLLER_REVISIONS = Resource("/apis/apps/v1", "controllerrevisions")
+REPLICA_SETS = Resource("/apis/apps/v1", "replicasets")
+EVENTS = Resource("/apis/events.k8s.io/v1", "events")
+LEASES = Resource("/apis/coordination.k8s.io/v1", "leases")
 Operations = list[Manifest]  # of a JSON patch (RFC 6902)
-BY_KIND = {"Deployment": DEPLOYMENTS, "Service": SERVICES}
+BY_KIND = {
+    "ControllerRevision": CONTROLLER_REVISIONS,
+    "Deployment": DEPLOYMENTS,
+    "Event": EVENTS,
+    "Lease": LEASES,
+    "Service": SERVICES,
+}
+# Told of every request: verb, resource, status (0: no answer), seconds.
+OnRequest = Callable[[str, str, int, float], None]
 
 
 class ApiError(Exception):
@@ -68,26 +86,65 @@ async def load_configuration() -> Configuration:
         await config.load_kube_config(
             config_file=os.environ.get("KUBECONFIG"), client_configuration=configuration, persist_config=False
         )
-    configuration.connection_pool_maxsize = 64
     return configuration
 
 
-class Kube:
-    """A client for the few calls the operator makes. Objects are plain dicts, as the API sends them."""
+def open_session(configuration: Configuration) -> aiohttp.ClientSession:
+    """An HTTP session with the credentials, their refresh, and the operator's name."""
+    context = ssl.create_default_context(
+        cafile=configuration.ssl_ca_cert, cadata=getattr(configuration, "ca_cert_data", None)
+    )
+    if configuration.cert_file:
+        context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
+    if not configuration.verify_ssl:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
 
-    def __init__(self, configuration: Configuration) -> None:
-        self._api = ApiClient(configuration)
-        self._api.user_agent = USER_AGENT
+    async def authorize(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        # For each request, since a service account's token changes every hour.
+        token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+        if token:
+            request.headers["Authorization"] = token
+        return await handler(request)
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=context),
+        headers={"User-Agent": USER_AGENT},
+        middlewares=(authorize,),
+        proxy=configuration.proxy,
+        trust_env=True,
+    )
+
+
+class Kube:
+    """A client for the few calls the operator makes. Objects are plain dicts, as the API sends them.
+
+    `before_write` is called before every write but those of Leases; it does not return if this process may not
+    write any more.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        before_write: Callable[[], None] = lambda: None,
+        on_request: OnRequest = lambda *_: None,
+    ) -> None:
+        self._configuration = configuration
+        self._session = open_session(configuration)
         self._renewed = float("-inf")
+        self._before_write = before_write
+        self._on_request = on_request
+        self.contact = Contact()
 
     @classmethod
-    async def connect(cls) -> Self:
+    async def connect(cls, **hooks: Any) -> Self:
         """A client with the credentials found by `load_configuration`."""
-        return cls(await load_configuration())
+        return cls(await load_configuration(), **hooks)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._api.close()
+        await self._session.close()
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """The live object, or None."""
@@ -98,13 +155,23 @@ class Kube:
                 return None
             raise
 
-    async def find(
-        self, resource: Resource, namespace: str | None = None, *, label_selector: str | None = None
-    ) -> list[Manifest]:
-        """All live objects, of one namespace or of all."""
-        query = {} if label_selector is None else {"labelSelector": label_selector}
-        answer = await self._request("GET", _path(resource, namespace), query)
-        return list(answer["items"])
+    async def find(self, resource: Resource, namespace: str, *, label_selector: str) -> list[Manifest]:
+        """The live objects of a namespace with these labels."""
+        answer = await self._request("GET", _path(resource, namespace), {"labelSelector": label_selector})
+        return _items(answer)
+
+    async def pages(
+        self, resource: Resource, namespace: str | None, *, label_selector: str = ""
+    ) -> AsyncIterator[tuple[list[Manifest], int]]:
+        """All live objects, of one namespace or of all, page by page, each with the version the list is of."""
+        query = {"limit": str(PAGE), **({"labelSelector": label_selector} if label_selector else {})}
+        while True:
+            answer = await self._request("GET", _path(resource, namespace), query)
+            metadata = answer["metadata"]
+            yield _items(answer), int(metadata["resourceVersion"])
+            if not metadata.get("continue"):
+                return
+            query["continue"] = metadata["continue"]
 
     async def serves(self, resource: Resource) -> bool:
         """Whether the API server's discovery lists the kind."""
@@ -137,6 +204,20 @@ class Kube:
         path = f"{_path(LLMDEPLOYMENTS, namespace, name)}/status"
         return await self._json_patch(path, [{"op": "add", "path": "/status", "value": status}], resource_version)
 
+    async def replace(self, manifest: Manifest) -> Manifest:
+        """Replace an object by this one, which carries the resourceVersion it was read with; 409 if that is old."""
+        return await self._request("PUT", _path_of(manifest), {"fieldManager": FIELD_MANAGER}, manifest)
+
+    async def delete(self, live: Manifest) -> None:
+        """Delete an object as it was read; 409 if it has changed since, and nothing if it is gone."""
+        metadata = live["metadata"]
+        conditions = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        try:
+            await self._request("DELETE", _path_of(live), body={"preconditions": conditions})
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
     async def _json_patch(self, path: str, operations: Operations, resource_version: str) -> Manifest:
         version = {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version}
         query = {"fieldManager": FIELD_MANAGER}
@@ -150,30 +231,50 @@ class Kube:
         body: Manifest | Operations | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
+        started, status = time.monotonic(), 0
         try:
-            _, url, headers, _, _ = await self._api.param_serialize(
-                method,
-                path,
-                header_params={"Accept": "application/json", "Content-Type": content_type},
-                auth_settings=["BearerToken"],
-            )
-            if query:
-                url = f"{url}?{urlencode(query)}"
-            response = await self._api.call_api(
-                method, url, header_params=headers, body=body, _request_timeout=REQUEST_TIMEOUT
-            )
-            data = await response.read()
-        except (TimeoutError, aiohttp.ClientError, OSError, config.ConfigException) as error:
-            raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
-        if response.status == 401:
+            status, date, retry_after, data = await self._send(method, path, query, body, content_type)
+        finally:
+            self._on_request(method.lower(), _plural(path), status, time.monotonic() - started)
+            # 429 is an answer too: a busy server has not lost sight of its cluster.
+            if status == 0 or status >= 500:
+                self.contact.failed()
+        if status < 500:
+            self.contact.answered(date)
+        if status == 401:
             await self._renew()
-        if response.status >= 400:
-            raise _error(response.status, response.headers.get("Retry-After"), data)
+        if status >= 400:
+            raise _error(status, retry_after, data)
         try:
             answer: Manifest = json.loads(data)
         except ValueError as error:
             raise ApiError(0, "Unreachable", "the answer is not JSON: something between answered instead") from error
         return answer
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None,
+        body: Manifest | Operations | None,
+        content_type: str,
+    ) -> tuple[int, str | None, str | None, bytes]:
+        url = f"{self._configuration.host}{path}"
+        if method != "GET" and not path.startswith(LEASES.path):
+            self._before_write()
+        try:
+            async with self._session.request(
+                method,
+                f"{url}?{urlencode(query)}" if query else url,
+                data=None if body is None else _encode(body),
+                headers={"Accept": "application/json", "Content-Type": content_type},
+                timeout=REQUEST_TIMEOUT,
+                server_hostname=self._configuration.tls_server_name,
+            ) as response:
+                data = await response.read()
+        except (TimeoutError, aiohttp.ClientError, OSError, config.ConfigException) as error:
+            raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
+        return response.status, response.headers.get("Date"), response.headers.get("Retry-After"), data
 
     async def _renew(self) -> None:
         """Read the credentials anew (an exec plugin's token expires), but not again and again."""
@@ -182,9 +283,31 @@ class Kube:
             return
         self._renewed = now
         try:
-            self._api.configuration.api_key = (await load_configuration()).api_key
+            self._configuration.api_key = (await load_configuration()).api_key
         except Exception as error:  # an exec plugin may fail in any way
             raise ApiError(401, "Unauthorized", f"the credentials cannot be renewed: {error}") from error
+
+
+def _encode(body: Manifest | Operations) -> bytes:
+    """JSON as Go writes it: the API server compares what may never change of a ControllerRevision by its bytes."""
+    text = json.dumps(body, separators=(",", ":"), sort_keys=True)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode()
+
+
+def _items(answer: Manifest) -> list[Manifest]:
+    """The objects of a list, with the kind that each lacks there."""
+    kind, version = answer["kind"].removesuffix("List"), answer["apiVersion"]
+    return [{"apiVersion": version, "kind": kind, **item} for item in answer["items"]]
+
+
+def _plural(path: str) -> str:
+    """The resource of a path, as the audit log names it."""
+    parts = path.strip("/").split("/")
+    rest = parts[2:] if parts[0] == "api" else parts[3:]
+    rest = rest[2:] if rest[:1] == ["namespaces"] and len(rest) > 2 else rest
+    return "/".join([*rest[:1], *rest[2:3]])
 
 
 def _path(resource: Resource, namespace: str | None, name: str | None = None) -> str:

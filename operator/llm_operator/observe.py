@@ -1,28 +1,110 @@
-"""Reads from the cluster all that one decision looks at. Called by reconcile.py; writes nothing."""
+"""Gathers all that one decision looks at. Called by reconcile.py; writes nothing to the cluster.
+
+Usually from the store, that is from what the watches delivered. Live where it must be the newest: before a
+revision is condemned or an edit undone, and after a conflict has shown that the store is behind.
+"""
 
 import asyncio
-from datetime import datetime
 
 from pydantic import ValidationError
 
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
-from llm_operator.core.model import InvalidSpec, Observation, Parent
+from llm_operator.core.model import InvalidSpec, Observation, Parent, Suspicion
 from llm_operator.core.names import Manifest
-from llm_operator.kube import DEPLOYMENTS, LLMDEPLOYMENTS, PODS, SERVICES, Kube
+from llm_operator.kube import (
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    LLMDEPLOYMENTS,
+    PODS,
+    REPLICA_SETS,
+    SERVICES,
+    Kube,
+    Resource,
+)
+from llm_operator.store import Store
 
 
-async def observe(kube: Kube, namespace: str, name: str, now: datetime) -> Observation | None:
-    """The world around one LLMDeployment, read live; None when it does not exist."""
-    live = await kube.get(LLMDEPLOYMENTS, namespace, name)
-    if live is None:
+async def observe(
+    kube: Kube, store: Store, namespace: str, name: str, *, live: bool, suspicion: Suspicion | None = None
+) -> Observation | None:
+    """The world around one LLMDeployment; None when it does not exist. Raises ApiError."""
+    if live:
+        parent, deployment, service, pods, revisions = await _read_live(kube, store, namespace, name)
+    else:
+        parent = store.get(LLMDEPLOYMENTS, namespace, name)
+        if parent is None:
+            return None
+        deployment, service = await asyncio.gather(
+            _known(kube, store, DEPLOYMENTS, namespace, name), _known(kube, store, SERVICES, namespace, name)
+        )
+        pods, revisions = (store.children(resource, namespace, name) for resource in (PODS, CONTROLLER_REVISIONS))
+    if parent is None:
         return None
-    deployment, service, pods = await asyncio.gather(
-        kube.get(DEPLOYMENTS, namespace, name),
-        kube.get(SERVICES, namespace, name),
-        kube.find(PODS, namespace, label_selector=names.selector_string(name)),
+    return Observation(
+        parent=parse_parent(parent),
+        deployment=deployment,
+        service=service,
+        pods=tuple(pods),
+        revisions=tuple(revisions),
+        replica_sets=tuple(await _replica_sets(kube, namespace, name, deployment)),
+        now=kube.contact.now(),
+        contact_since=kube.contact.since,
+        suspicion=suspicion,
     )
-    return Observation(parent=parse_parent(live), deployment=deployment, service=service, pods=tuple(pods), now=now)
+
+
+async def _read_live(
+    kube: Kube, store: Store, namespace: str, name: str
+) -> tuple[Manifest | None, Manifest | None, Manifest | None, list[Manifest], list[Manifest]]:
+    """Ask the API server, and let the store know."""
+    selector = names.selector_string(name)
+    parent, deployment, service, pods, revisions = await asyncio.gather(
+        _get(kube, store, LLMDEPLOYMENTS, namespace, name),
+        _get(kube, store, DEPLOYMENTS, namespace, name),
+        _get(kube, store, SERVICES, namespace, name),
+        _find(kube, store, PODS, namespace, name, selector),
+        _find(kube, store, CONTROLLER_REVISIONS, namespace, name, selector),
+    )
+    return parent, deployment, service, pods, revisions
+
+
+async def _known(kube: Kube, store: Store, resource: Resource, namespace: str, name: str) -> Manifest | None:
+    """From the store; what is not there may be somebody else's, whose objects are not watched."""
+    return store.get(resource, namespace, name) or await _get(kube, store, resource, namespace, name)
+
+
+async def _get(kube: Kube, store: Store, resource: Resource, namespace: str, name: str) -> Manifest | None:
+    known = store.get(resource, namespace, name)
+    live = await kube.get(resource, namespace, name)
+    if live is None and known is not None:
+        store.remove(resource, known)
+    # Of the others only those that a watch will also tell of.
+    if live is not None and (resource is LLMDEPLOYMENTS or names.is_managed(live)):
+        store.put(resource, live)
+    return live
+
+
+async def _find(
+    kube: Kube, store: Store, resource: Resource, namespace: str, name: str, selector: str
+) -> list[Manifest]:
+    known = store.children(resource, namespace, name)
+    found = await kube.find(resource, namespace, label_selector=selector)
+    for live in found:
+        store.put(resource, live)
+    uids = {live["metadata"]["uid"] for live in found}
+    for old in known:
+        if old["metadata"]["uid"] not in uids:
+            store.remove(resource, old)
+    return found
+
+
+async def _replica_sets(kube: Kube, namespace: str, name: str, deployment: Manifest | None) -> list[Manifest]:
+    """Only they know which revision's pods are refused; no event tells of them, and they are rarely needed."""
+    conditions = (deployment or {}).get("status", {}).get("conditions", [])
+    if not any(one["type"] == "ReplicaFailure" and one["status"] == "True" for one in conditions):
+        return []
+    return await kube.find(REPLICA_SETS, namespace, label_selector=names.selector_string(name))
 
 
 def parse_parent(live: Manifest) -> Parent:

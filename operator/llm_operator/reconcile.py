@@ -2,18 +2,22 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-from llm_operator.act import apply_children, write_status
+from llm_operator.act import Actor, Outcome
 from llm_operator.api.conditions import Finding, Reason
-from llm_operator.core.model import Apply, Observation, Settings
+from llm_operator.core.model import Action, Apply, Judge, Observation, Plan, Settings, Suspicion
 from llm_operator.core.plan import plan
-from llm_operator.core.status import build_status
-from llm_operator.kube import Kube
+from llm_operator.core.status import build_status, is_news
+from llm_operator.kube import ApiError, Kube
 from llm_operator.observe import observe
+from llm_operator.store import Store
 
 Key = tuple[str, str]  # namespace, name
+COUNTS_SECONDS = 2.0
+# Done again at once it would end in the same way.
+FUTILE = frozenset({Reason.APPLY_REFUSED, Reason.DRIFT_NOT_REPAIRED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,43 +60,107 @@ class RepairBudget:
         return 0.0 if writes < self.burst else min(2.0 ** (writes - self.burst + 1), self.longest)
 
 
-@dataclass(frozen=True, slots=True)
-class Reconciler:
-    """Everything a pass needs; one for the life of the process."""
+OnVerdict = Callable[[Finding, bool, bool], None]  # the outcome, whether it rejects, and whether that rolls back
 
-    kube: Kube
-    settings: Settings
-    repairs: RepairBudget = field(default_factory=RepairBudget)
+
+class Reconciler:
+    """Everything a pass needs; one for the life of the process.
+
+    What it remembers of an object between two passes makes it quicker or more careful, never right: a new process
+    starts without.
+    """
+
+    def __init__(
+        self, kube: Kube, store: Store, settings: Settings, *, on_verdict: OnVerdict = lambda *_: None
+    ) -> None:
+        self.repairs = RepairBudget()
+        self._kube = kube
+        self._store = store
+        self._settings = settings
+        self._actor = Actor(kube, store)
+        self._on_verdict = on_verdict
+        self._suspicions: dict[Key, Suspicion] = {}
+        self._behind: set[Key] = set()
+        self._told: dict[Key, float] = {}  # When a status was written last.
 
     async def reconcile(self, key: Key) -> Result:
         """Bring one LLMDeployment a step closer to its spec and say how far it is.
 
-        Raises ApiError for what a later attempt may cure.
+        Raises ApiError for what a later attempt may cure; that one reads everything live.
         """
-        observation = await observe(self.kube, *key, now=datetime.now(UTC))
+        try:
+            result = await self._reconcile(key)
+        except ApiError:
+            self._behind.add(key)
+            raise
+        self._behind.discard(key)
+        return result
+
+    async def _reconcile(self, key: Key) -> Result:
+        observation = await self._observe(key, live=key in self._behind)
+        decided = Plan() if observation is None else plan(observation, self._settings)
+        if decided.is_delicate and key not in self._behind:
+            observation = await self._observe(key, live=True)
+            decided = Plan() if observation is None else plan(observation, self._settings)
+        self._remember(key, decided.suspicion)
         if observation is None or observation.parent.deleting:
+            self._told.pop(key, None)
             return Result()
-        decided = plan(observation, self.settings)
-        repairs = tuple(action for action in decided.actions if action.live is not None)
-        if repairs and self._pause(observation):
-            held_back = _changed_back(repairs[0])
-            creates = tuple(action for action in decided.actions if action.live is None)
-            decided = dataclasses.replace(decided, actions=creates, obstacle=held_back)
-            repairs = ()
-        observation, obstacle = await apply_children(self.kube, observation, decided)
-        if repairs and (obstacle is None or obstacle.reason is not Reason.APPLY_REFUSED):
-            self.repairs.spend(observation.parent.uid, observation.parent.generation, time.monotonic())
+        decided = self._without_futile_repairs(observation, decided)
+        outcome = await self._actor.carry_out(observation, decided)
+        self._note(outcome)
         pause = self._pause(observation)
-        await write_status(self.kube, observation, build_status(observation, obstacle))
-        stuck = obstacle is not None and obstacle.reason in (Reason.APPLY_REFUSED, Reason.DRIFT_NOT_REPAIRED)
-        return Result(retry=stuck and not pause, look_again_after=pause or decided.look_again_after)
+        later = await self._tell(key, outcome)
+        stuck = outcome.obstacle is not None and outcome.obstacle.reason in FUTILE
+        waits = [wait for wait in (pause, later, decided.look_again_after) if wait]
+        return Result(retry=stuck and not pause, look_again_after=min(waits, default=None))
+
+    async def _tell(self, key: Key, outcome: Outcome) -> float:
+        """Write the status; seconds to wait if that is put off: counts and words alone are told once in a while."""
+        status = build_status(outcome.observation, outcome.obstacle)
+        since = time.monotonic() - self._told.get(key, float("-inf"))
+        if since < COUNTS_SECONDS and not is_news(outcome.observation.parent.status, status):
+            return COUNTS_SECONDS - since if status != outcome.observation.parent.status else 0.0
+        if await self._actor.write_status(outcome.observation, status):
+            self._told[key] = time.monotonic()
+        return 0.0
+
+    async def _observe(self, key: Key, *, live: bool) -> Observation | None:
+        return await observe(self._kube, self._store, *key, live=live, suspicion=self._suspicions.get(key))
+
+    def _remember(self, key: Key, suspicion: Suspicion | None) -> None:
+        if suspicion is None:
+            self._suspicions.pop(key, None)
+        else:
+            self._suspicions[key] = suspicion
+
+    def _without_futile_repairs(self, observation: Observation, decided: Plan) -> Plan:
+        """The plan without repairs of what somebody else keeps changing back, for as long as there is a pause."""
+        repairs = [action for action in decided.actions if _is_repair(action)]
+        if not repairs or not self._pause(observation):
+            return decided
+        rest = tuple(action for action in decided.actions if not _is_repair(action))
+        return dataclasses.replace(decided, actions=rest, obstacle=_changed_back(repairs[0]))
+
+    def _note(self, outcome: Outcome) -> None:
+        if any(isinstance(action, Apply) and action.live is not None for action in outcome.done):
+            parent = outcome.observation.parent
+            self.repairs.spend(parent.uid, parent.generation, time.monotonic())
+        for action in outcome.done:
+            if isinstance(action, Judge) and action.outcome is not None:
+                self._on_verdict(action.outcome, action.rejects, action.rolls_back)
 
     def _pause(self, observation: Observation) -> float:
         parent = observation.parent
         return self.repairs.wait(parent.uid, parent.generation, time.monotonic())
 
 
-def _changed_back(repair: Apply) -> Finding:
+def _is_repair(action: Action) -> bool:
+    return isinstance(action, Apply) and action.live is not None and not action.is_change
+
+
+def _changed_back(repair: Action) -> Finding:
+    assert isinstance(repair, Apply)
     kind, name = repair.manifest["kind"], repair.manifest["metadata"]["name"]
     return Finding(
         Reason.DRIFT_NOT_REPAIRED,

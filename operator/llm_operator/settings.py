@@ -40,6 +40,36 @@ class OperatorSettings(BaseSettings):
     health_port: Annotated[
         int, Field(ge=0, le=65535, description="Port of /healthz and /readyz; 0 takes any free port.")
     ] = 8080
+    metrics_port: Annotated[int, Field(ge=0, le=65535, description="Port of /metrics; 0 takes any free port.")] = 8081
+    leader_election: Annotated[
+        bool,
+        Field(description="Work only while holding a Lease, so that several operators may run; false works at once."),
+    ] = True
+    lease_namespace: Annotated[
+        str,
+        Field(
+            pattern=f"{NAMESPACE}|^$",
+            max_length=63,
+            description="Namespace of the Lease; empty means the pod's own, outside of a pod llm-operator-system.",
+        ),
+    ] = ""
+    identity: Annotated[
+        str,
+        Field(
+            max_length=253,
+            description="Name in the Lease, of this process alone; empty means POD_NAME, else hostname and UUID.",
+        ),
+    ] = ""
+    confirm_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=300,
+            allow_inf_nan=False,
+            description="How long a terminal fault that has no count of its own must last before its revision is"
+            " rejected, in seconds.",
+        ),
+    ] = 10.0
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="Least severe level that is logged.")
     ] = "INFO"

@@ -1,4 +1,4 @@
-"""Watches through kopf, and nothing else of kopf: every event becomes a key in the queue.
+"""Watches through kopf, and nothing else of kopf: every event goes into the store, its key into the queue.
 
 No create, update or delete handlers, no timers and no daemons: so kopf sets no finalizer and no
 annotation, and nothing is decided by the kind of an event (ADR 0001). Used by __main__.py.
@@ -6,27 +6,30 @@ annotation, and nothing is decided by the kind of an event (ADR 0001). Used by _
 
 import asyncio
 import random
-import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
-import aiohttp
 import kopf
-from kubernetes.aio.client import Configuration
 
-from llm_operator.api.types import GROUP, KIND, PLURAL, VERSION
+from llm_operator.api.types import KIND
 from llm_operator.core import names
-from llm_operator.kube import USER_AGENT, load_configuration
+from llm_operator.core.names import Manifest
+from llm_operator.kube import LLMDEPLOYMENTS, Resource, load_configuration, open_session
 from llm_operator.reconcile import Key
+from llm_operator.store import KINDS, Store
 
 Enqueue = Callable[[Key], None]
 
 LOGIN_PAUSE_SECONDS = 10.0
-CHILDREN = (("apps", "deployments"), ("", "services"), ("", "pods"))
 
 
-def build_registry(enqueue: Enqueue) -> kopf.OperatorRegistry:
-    """Handlers that put the key of an event's LLMDeployment into the queue."""
+def build_registry(
+    store: Store, enqueue: Enqueue, on_event: Callable[[str], None] = lambda _: None
+) -> kopf.OperatorRegistry:
+    """Handlers that keep the store, and enqueue an LLMDeployment when something changed for it.
+
+    `on_event` is told the plural of each object that an event is about.
+    """
     registry = kopf.OperatorRegistry()
 
     last_login = float("-inf")
@@ -38,27 +41,42 @@ def build_registry(enqueue: Enqueue) -> kopf.OperatorRegistry:
         clock = asyncio.get_running_loop()
         await asyncio.sleep(last_login + LOGIN_PAUSE_SECONDS - clock.time())
         last_login = clock.time()
-        return _session(await load_configuration())
+        configuration = await load_configuration()
+        return kopf.AiohttpSession(server=configuration.host, aiohttp_session=open_session(configuration))
 
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def parent_changed(*, namespace: str | None, name: str | None, **_: Any) -> None:
-        if namespace is not None and name is not None:
-            enqueue((namespace, name))
-
-    async def child_changed(*, namespace: str | None, meta: kopf.Meta, **_: Any) -> None:
-        for parent in _parents(meta):
-            if namespace is not None:
-                enqueue((namespace, parent))
-
-    for group, plural in CHILDREN:
-        kopf.on.event(group, "v1", plural, registry=registry)(child_changed)
+    for resource in KINDS:
+        kopf.on.event(*_names(resource), registry=registry)(_handler(resource, store, enqueue, on_event))
     return registry
 
 
-def _parents(meta: Mapping[str, Any]) -> set[str]:
+def _names(resource: Resource) -> tuple[str, str, str]:
+    """Group, version, plural."""
+    *group, version = resource.path.removeprefix("/apis/").removeprefix("/api/").split("/")
+    return (group[0] if group else "", version, resource.plural)
+
+
+def _handler(
+    resource: Resource, store: Store, enqueue: Enqueue, on_event: Callable[[str], None]
+) -> Callable[..., Coroutine[Any, Any, None]]:
+    async def changed(*, event: Mapping[str, Any], **_: Any) -> None:
+        on_event(resource.plural)
+        live: Manifest = event["object"]
+        if event["type"] == "DELETED":
+            store.remove(resource, live, watched=True)
+        elif not store.put(resource, live, watched=True):
+            return
+        for parent in _parents(resource, live["metadata"]):
+            enqueue((live["metadata"]["namespace"], parent))
+
+    return changed
+
+
+def _parents(resource: Resource, metadata: Mapping[str, Any]) -> set[str]:
     """Names of LLMDeployments an object belongs to: by its owner, and by its label (pods have another owner)."""
-    owners = {one["name"] for one in meta.get("ownerReferences", []) if one["kind"] == KIND}
-    label = meta.get("labels", {}).get(names.INSTANCE)
+    if resource is LLMDEPLOYMENTS:
+        return {metadata["name"]}
+    owners = {one["name"] for one in metadata.get("ownerReferences", []) if one["kind"] == KIND}
+    label = metadata.get("labels", {}).get(names.INSTANCE)
     return owners | ({label} if label else set())
 
 
@@ -68,15 +86,51 @@ def build_settings() -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.peering.standalone = True
     settings.posting.enabled = False
+    # Without these kopf copies every object of every event twice, for handlers that there are none of.
+    settings.persistence.diffbase_storage = _NoDiffBase()
+    settings.persistence.progress_storage = _NoProgress()
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = EndlessBackoff()
     settings.watching.connect_timeout = 5
     settings.watching.server_timeout = 300
-    for group, plural in CHILDREN:
-        settings.watching.label_selectors[group, "v1", plural] = names.MANAGED_SELECTOR
+    for resource in KINDS:
+        if resource is not LLMDEPLOYMENTS:
+            settings.watching.label_selectors[_names(resource)] = names.MANAGED_SELECTOR
     settings.process.ultimate_exiting_timeout = 20
     return settings
+
+
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """Nothing is compared with what was handled last."""
+
+    def build(self, **_: object) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: object) -> None:
+        return None
+
+    def store(self, **_: object) -> None:
+        pass
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """No handler has any progress."""
+
+    def fetch(self, **_: object) -> None:
+        return None
+
+    def store(self, **_: object) -> None:
+        pass
+
+    def purge(self, **_: object) -> None:
+        pass
+
+    def touch(self, **_: object) -> None:
+        pass
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
 
 
 class EndlessBackoff:
@@ -91,31 +145,3 @@ class EndlessBackoff:
         while True:
             yield delay * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
             delay = min(delay * 2, 30.0)
-
-
-def _session(configuration: Configuration) -> kopf.AiohttpSession:
-    """An HTTP session for kopf with the credentials, their refresh, and the name of our own client."""
-    context = ssl.create_default_context(
-        cafile=configuration.ssl_ca_cert, cadata=getattr(configuration, "ca_cert_data", None)
-    )
-    if configuration.cert_file:
-        context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
-    if not configuration.verify_ssl:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-
-    async def authorize(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        # For each request, since a service account's token changes every hour.
-        token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-        if token:
-            request.headers["Authorization"] = token
-        return await handler(request)
-
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=context),
-        headers={"User-Agent": USER_AGENT},
-        middlewares=(authorize,),
-        proxy=configuration.proxy,
-        trust_env=True,
-    )
-    return kopf.AiohttpSession(server=configuration.host, aiohttp_session=session)

@@ -96,8 +96,13 @@ class WorkQueue(Generic[Key]):
             timer.cancel()
         self._timers.clear()
 
-    def __len__(self) -> int:
+    def depth(self) -> int:
+        """Keys that wait for a worker."""
         return len(self._queued_since)
+
+    def oldest_age(self) -> float:
+        """Seconds the one that has waited longest has waited; 0 if none waits."""
+        return _now() - min(self._queued_since.values()) if self._queued_since else 0.0
 
     def _fire(self, key: Key) -> None:
         del self._timers[key]

@@ -106,6 +106,69 @@ class ResourceRequirements(ApiModel, json_schema_extra=rules(
     )
 
 
+class Rollout(ApiModel, json_schema_extra=rules(
+    rule(
+        "self.soakSeconds < self.progressDeadlineSeconds",
+        "`soakSeconds` must be less than `progressDeadlineSeconds`, or no revision could ever be proved good",
+    ),
+)):  # fmt: skip
+    """How a change is brought to the pods, and how long it has to prove itself."""
+
+    progress_deadline_seconds: int = Field(
+        900,
+        ge=1,
+        le=86_400,
+        description="Seconds a new revision has to become available, 1 to 86400; after that it is rejected. Readiness "
+        "that comes and goes does not extend it; each further replica that becomes available for the first time does.",
+        json_schema_extra={"format": "int32"},
+    )
+    soak_seconds: int = Field(
+        10,
+        ge=0,
+        le=3600,
+        description="Seconds each new pod must answer without a break before it counts as available, 0 to 3600. A "
+        "revision whose replicas all did is good: later changes that fail are rolled back to it.",
+        json_schema_extra={"format": "int32"},
+    )
+    strategy: Literal["RollingUpdate", "Recreate"] = Field(
+        "RollingUpdate",
+        description="`RollingUpdate` starts a new pod beside the old ones and takes none away before it is available; "
+        "it needs room for one more pod. `Recreate` ends the old pods first: nothing answers until the new ones do, "
+        "and if they fail, until the good revision is back.",
+    )
+
+
+class Rollback(ApiModel):
+    """What happens when a revision is rejected."""
+
+    enabled: bool = Field(
+        True,
+        description="Whether the last good revision is brought back. If false, a rejected revision stays applied, and "
+        "the old pods serve on beside it.",
+    )
+    fallback: Literal["None", "Mock"] = Field(
+        "None",
+        description="What to run when a revision is rejected and none was ever good. `Mock` runs mode mock with the "
+        "operator's own image: it answers every request with fixed text that is no advice.",
+    )
+    max_per_hour: int = Field(
+        3,
+        ge=1,
+        le=60,
+        description="Rollbacks allowed within an hour, 1 to 60. When they are used up and the good revision serves, "
+        "further changes wait until the hour is over.",
+        json_schema_extra={"format": "int32"},
+    )
+    retry_token: (
+        Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.:]*[A-Za-z0-9])?$")]
+        | None
+    ) = Field(
+        None,
+        description="Any text of your choice, for example a date. A value that was not there when the revision was "
+        "rejected has it tried once more, unchanged.",
+    )
+
+
 class LLMDeploymentSpec(ApiModel, json_schema_extra={
     **rules(
         rule(
@@ -162,6 +225,21 @@ class LLMDeploymentSpec(ApiModel, json_schema_extra={
     priority_class_name: Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{DNS_SUBDOMAIN}$")] | None = (
         Field(None, description="PriorityClass of the pods; it must exist, or no pod can be created.")
     )
+    rollout: Rollout = Field(
+        Rollout(),
+        description="How a change is brought to the pods, and how long it has to prove itself.",
+        json_schema_extra={"default": Rollout().model_dump(by_alias=True, exclude_none=True)},
+    )
+    rollback: Rollback = Field(
+        Rollback(),
+        description="What happens when a revision is rejected.",
+        json_schema_extra={"default": Rollback().model_dump(by_alias=True, exclude_none=True)},
+    )
+
+    @property
+    def canonical_mode(self) -> str:
+        """The mode without its other names."""
+        return "mock" if self.mode == "mock" else "qwen"
 
 
 class Condition(ApiModel):
@@ -170,7 +248,7 @@ class Condition(ApiModel):
     type: str = Field(
         max_length=316,
         pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
-        description="Type of the condition: Ready, Available, Reconciling or Stalled.",
+        description="Type of the condition: Ready, Available, Reconciling, Stalled, RolledBack or Degraded.",
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
     observed_generation: int | None = Field(
@@ -191,6 +269,19 @@ class Condition(ApiModel):
     message: str = Field(max_length=32768, description="Why, in words, with what to do about it.")
 
 
+Revision = Annotated[str, Field(max_length=63)]
+
+
+class RejectedRevision(ApiModel):
+    """A revision that did not prove itself."""
+
+    revision: Revision = Field(description="The revision; its ControllerRevision is called NAME-REVISION.")
+    reason: str = Field(max_length=1024, description="Why it was rejected, in one CamelCase word.")
+    message: str = Field(max_length=4096, description="Why it was rejected, in words, with what to do about it.")
+    attempts: int = Field(ge=1, description="How often it was tried.", json_schema_extra={"format": "int32"})
+    rejected_at: str = Field(description="When it was rejected last.", json_schema_extra={"format": "date-time"})
+
+
 class LLMDeploymentStatus(ApiModel):
     """What the operator observed. Written by the operator only."""
 
@@ -199,7 +290,24 @@ class LLMDeploymentStatus(ApiModel):
         description="The metadata.generation the status speaks about; -1 until the operator has seen the object.",
         json_schema_extra={"format": "int64"},
     )
-    mode: str | None = Field(None, max_length=64, description="Mode that the operator last applied.")
+    mode: str | None = Field(
+        None,
+        max_length=64,
+        description="Mode of the active revision; after a rollback it is not the declared one.",
+    )
+    desired_revision: Revision | None = Field(
+        None, description="Revision of the declared spec: a hash of all that shapes the pods."
+    )
+    active_revision: Revision | None = Field(None, description="Revision that the Deployment has been given.")
+    last_known_good_revision: Revision | None = Field(
+        None, description="Revision that was proved good last; a rollback goes there."
+    )
+    rejected: list[RejectedRevision] | None = Field(
+        None,
+        max_length=5,
+        description="Revisions that did not prove themselves, the newest first, at most five.",
+        json_schema_extra=list_map("revision"),
+    )
     replicas: int | None = Field(
         None, ge=0, description="Server pods that exist.", json_schema_extra={"format": "int32"}
     )
@@ -220,8 +328,8 @@ class LLMDeploymentStatus(ApiModel):
     conditions: list[Condition] | None = Field(
         None,
         max_length=16,
-        description="Ready sums up; Available tells whether anything serves; Reconciling and Stalled are present "
-        "only while true. Works with `kubectl wait --for=condition=Ready`.",
+        description="Ready sums up; Available tells whether anything serves; the others are present only while true. "
+        "Works with `kubectl wait --for=condition=Ready`.",
         json_schema_extra=list_map("type"),
     )
 
@@ -277,6 +385,20 @@ PRINTER_COLUMNS: list[dict[str, Any]] = [
         "jsonPath": ".spec.image",
         "priority": 1,
         "description": "Declared image.",
+    },
+    {
+        "name": "Revision",
+        "type": "string",
+        "jsonPath": ".status.activeRevision",
+        "priority": 1,
+        "description": "Revision that the Deployment has been given.",
+    },
+    {
+        "name": "Serving",
+        "type": "string",
+        "jsonPath": ".status.mode",
+        "priority": 1,
+        "description": "Mode of that revision.",
     },
     {
         "name": "Message",

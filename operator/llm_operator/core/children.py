@@ -5,7 +5,7 @@ Plain dicts, pinned by tests/unit/operator/golden/. The pods meet Pod Security `
 
 from typing import Any
 
-from llm_operator.api.types import API_VERSION, KIND, LLMDeploymentSpec
+from llm_operator.api.types import API_VERSION, KIND, LLMDeploymentSpec, Rollout
 from llm_operator.core import names
 from llm_operator.core.drift import with_hash
 from llm_operator.core.model import Parent, Settings
@@ -15,6 +15,10 @@ from llm_operator.core.names import Manifest
 PRE_STOP_SECONDS = 5
 # preStop, then the server's own drain (25 s by default), then a little slack before SIGKILL.
 GRACE_SECONDS = 45
+STRATEGIES: dict[str, Manifest] = {
+    "RollingUpdate": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+    "Recreate": {"type": "Recreate"},
+}
 
 
 def owner_reference(parent: Parent) -> Manifest:
@@ -35,7 +39,7 @@ def build_service(parent: Parent) -> Manifest:
         {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": _metadata(parent),
+            "metadata": metadata(parent),
             "spec": {
                 "type": "ClusterIP",
                 "selector": names.selector(parent.name),
@@ -52,28 +56,32 @@ def build_service(parent: Parent) -> Manifest:
     )
 
 
-def build_deployment(parent: Parent, spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
-    """A Deployment that never takes a serving pod away before its successor answers."""
-    return with_hash(
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": _metadata(parent),
-            "spec": {
-                "replicas": spec.replicas,
-                "revisionHistoryLimit": 3,
-                "selector": {"matchLabels": names.selector(parent.name)},
-                "strategy": {
-                    "type": "RollingUpdate",
-                    "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
-                },
-                "template": build_pod_template(parent.name, spec, settings),
-            },
-        }
-    )
+def build_deployment(parent: Parent, *, replicas: int, rollout: Rollout, revision: str, template: Manifest) -> Manifest:
+    """A Deployment of a recorded template that never takes a serving pod away before its successor has proved itself.
+
+    Availability counts only after `soakSeconds` without a break (minReadySeconds): Kubernetes keeps that time, so
+    it survives this operator.
+    """
+    deployment: Manifest = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata(parent),
+        "spec": {
+            "replicas": replicas,
+            # The API server drops a zero: declared, it would look like drift for ever.
+            **({"minReadySeconds": rollout.soak_seconds} if rollout.soak_seconds else {}),
+            "progressDeadlineSeconds": rollout.progress_deadline_seconds,
+            "revisionHistoryLimit": 3,
+            "selector": {"matchLabels": names.selector(parent.name)},
+            "strategy": STRATEGIES[rollout.strategy],
+            "template": template,
+        },
+    }
+    deployment["metadata"]["annotations"] = {names.REVISION: revision}
+    return with_hash(deployment)
 
 
-def build_pod_template(name: str, spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
+def build_pod_template(name: str, spec: LLMDeploymentSpec, settings: Settings, *, revision: str) -> Manifest:
     """The server pod."""
     pod: Manifest = {
         "automountServiceAccountToken": False,
@@ -90,7 +98,7 @@ def build_pod_template(name: str, spec: LLMDeploymentSpec, settings: Settings) -
     if spec.tolerations:
         # The API server drops empty strings: declared, they would look like drift for ever.
         pod["tolerations"] = [{key: value for key, value in one.items() if value != ""} for one in pod["tolerations"]]
-    return {"metadata": {"labels": names.labels(name)}, "spec": pod}
+    return {"metadata": {"labels": names.labels(name), "annotations": {names.REVISION: revision}}, "spec": pod}
 
 
 def _server_container(spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
@@ -101,7 +109,7 @@ def _server_container(spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
         "name": names.SERVER_CONTAINER,
         "image": spec.image or settings.server_image,
         "imagePullPolicy": spec.image_pull_policy,
-        "env": [{"name": "LLM_MODE", "value": spec.mode}],
+        "env": [{"name": "LLM_MODE", "value": spec.canonical_mode}],
         "ports": [{"name": names.PORT_NAME, "containerPort": names.SERVER_PORT, "protocol": "TCP"}],
         **({"resources": resources} if resources else {}),
         "startupProbe": _probe("/startupz", period=2, failures=300),
@@ -131,9 +139,10 @@ def _probe(path: str, *, period: int, failures: int) -> Manifest:
     }
 
 
-def _metadata(parent: Parent) -> Manifest:
+def metadata(parent: Parent, name: str | None = None) -> Manifest:
+    """Metadata of a child; it has its parent's name unless it is given one of its own."""
     return {
-        "name": parent.name,
+        "name": name or parent.name,
         "namespace": parent.namespace,
         "labels": names.labels(parent.name),
         "ownerReferences": [owner_reference(parent)],

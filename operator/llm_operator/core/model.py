@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from llm_operator.api.conditions import Finding
+from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core.names import Manifest
 
@@ -13,6 +13,8 @@ class Settings:
     """What the operator was installed with and decisions depend on."""
 
     server_image: str
+    # How long a fault that carries no count of its own must last before it is a proof.
+    confirm_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,52 @@ class Parent:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A fault that would condemn a revision if it lasts: which one, of which attempt, and since when it is seen."""
+
+    revision: str
+    attempt: int
+    reason: Reason
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
-    """Everything one decision may look at. `pods` are those that the parent's selector chooses."""
+    """Everything one decision may look at.
+
+    `pods` are those that the parent's selector chooses, `revisions` the ControllerRevisions with its labels.
+    `replica_sets` are read only when the Deployment says that pods are refused. `now` is the API server's time,
+    and since `contact_since` it has answered without a long break.
+    """
 
     parent: Parent
     deployment: Manifest | None
     service: Manifest | None
     pods: tuple[Manifest, ...]
+    revisions: tuple[Manifest, ...]
     now: datetime
+    contact_since: datetime
+    replica_sets: tuple[Manifest, ...] = ()
+    suspicion: Suspicion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Create the ControllerRevision of a revision, with its first verdict."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Write another verdict onto a ControllerRevision as it was read."""
+
+    live: Manifest
+    annotation: str
+    # Set when the verdict says so for the first time: what the outcome is and why.
+    outcome: Finding | None = None
+    rejects: bool = False
+    rolls_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +95,33 @@ class Apply:
     live: Manifest | None
     # Path of the first field that is not as declared.
     path: str | None = None
+    # Whether it brings another revision: then it is not the repair of somebody else's edit.
+    is_change: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Delete a ControllerRevision as it was read: nothing needs it any more."""
+
+    live: Manifest
+
+
+Action = Record | Judge | Apply | Forget
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do: children to apply, in order, and why nothing more can be done (`obstacle`)."""
+    """What to do: actions, in order, and why nothing more can be done (`obstacle`)."""
 
-    actions: tuple[Apply, ...] = ()
+    actions: tuple[Action, ...] = ()
     obstacle: Finding | None = None
     look_again_after: float | None = None
+    suspicion: Suspicion | None = None
+
+    @property
+    def is_delicate(self) -> bool:
+        """Whether it must be made from live reads: it condemns a revision or undoes somebody's edit."""
+        return any(
+            (isinstance(one, Judge) and one.rejects) or (isinstance(one, Apply) and one.live is not None)
+            for one in self.actions
+        )

@@ -14,6 +14,11 @@ MANAGED_SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"
 # Hash of the manifest as last applied: tells a field we no longer declare from one that we never did.
 APPLIED_HASH = f"{PREFIX}/applied-hash"
 
+# On the Deployment and in its pod template: which revision this is.
+REVISION = f"{PREFIX}/revision"
+# On a ControllerRevision: what is known of it.
+VERDICT = f"{PREFIX}/verdict"
+
 SERVER_CONTAINER = "server"
 SERVER_PORT = 8002
 PORT_NAME = "http"
@@ -37,6 +42,17 @@ def labels(name: str) -> dict[str, str]:
 def selector_string(name: str) -> str:
     """`selector` in the form that label queries and the scale subresource take."""
     return ",".join(f"{key}={value}" for key, value in sorted(selector(name).items()))
+
+
+def is_managed(live: Manifest) -> bool:
+    """Whether the object carries the label by which the operator's objects are watched."""
+    return bool(live["metadata"].get("labels", {}).get(MANAGED_BY) == FIELD_MANAGER)
+
+
+def revision_of(live: Manifest | None) -> str | None:
+    """The revision that a Deployment, ReplicaSet or pod belongs to."""
+    annotations = {} if live is None else live["metadata"].get("annotations", {})
+    return annotations.get(REVISION)
 
 
 def url(name: str, namespace: str) -> str:

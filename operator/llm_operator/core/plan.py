@@ -1,32 +1,234 @@
-"""The decision: which children to write, or why none may be written. Pure; called by reconcile.py."""
+"""The decision: which revision is to run, and what to write for it. Pure; called by reconcile.py.
+
+Every pass derives the answer anew from what is recorded and observed, so it does not matter where the last
+one ended. Order: record the declared revision, judge it, choose the target, apply the children, forget what
+nothing needs. A verdict is written before anything acts on it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 
 from llm_operator.api.conditions import Finding, Reason
-from llm_operator.api.types import GROUP, KIND
+from llm_operator.api.types import LLMDeploymentSpec
+from llm_operator.core import names
 from llm_operator.core.children import build_deployment, build_service
+from llm_operator.core.course import Course, course, fallback_spec, own_deployment
+from llm_operator.core.drift import first_difference
 from llm_operator.core.foreign import drift
-from llm_operator.core.model import Apply, InvalidSpec, Observation, Parent, Plan, Settings
+from llm_operator.core.history import is_fresh
+from llm_operator.core.judge import is_rolled_out, judge
+from llm_operator.core.model import (
+    Action,
+    Apply,
+    Forget,
+    InvalidSpec,
+    Judge,
+    Observation,
+    Plan,
+    Record,
+    Settings,
+    Suspicion,
+)
 from llm_operator.core.names import Manifest
+from llm_operator.core.ownership import name_taken
+from llm_operator.core.revision import (
+    Revision,
+    State,
+    Verdict,
+    hash_of,
+    new_revision,
+    recorded,
+    revisioned_fields,
+)
 
 # Foreign objects carry no label of ours, so no event tells that one went away.
 LOOK_FOR_CONFLICT_SECONDS = 30.0
+# A candidate that was recorded this long before it is applied was left aside meanwhile: its time begins anew.
+LEFT_ASIDE = timedelta(seconds=10)
+# Usually an event comes first.
+NEXT_LOOK_SECONDS = 5.0
 
 
 def plan(observation: Observation, settings: Settings) -> Plan:
-    """The children to apply, in order. Applying them and planning again gives an empty plan."""
+    """What to write, in order. Carrying it out and planning again gives an empty plan."""
     parent = observation.parent
     if parent.deleting:
         return Plan()
     if isinstance(parent.spec, InvalidSpec):
         return Plan(obstacle=Finding(Reason.INVALID_SPEC, " ".join(parent.spec.problems)))
-    obstacle = _name_taken(parent, observation.service) or _name_taken(parent, observation.deployment)
+    obstacle = name_taken(parent, observation.service) or name_taken(parent, observation.deployment)
     if obstacle is not None:
         return Plan(obstacle=obstacle, look_again_after=LOOK_FOR_CONFLICT_SECONDS)
-    wanted = (
-        (build_service(parent), observation.service),
-        (build_deployment(parent, parent.spec, settings), observation.deployment),
-    )
-    actions = (_needed(desired, live) for desired, live in wanted)
-    return Plan(actions=tuple(action for action in actions if action is not None))
+    return _Planner(observation, parent.spec, settings).plan()
+
+
+class _Planner:
+    """One planning pass: each step may add actions, and sees the history as it will be after them."""
+
+    def __init__(self, observation: Observation, spec: LLMDeploymentSpec, settings: Settings) -> None:
+        self.observation, self.spec, self.settings = observation, spec, settings
+        self.parent, self.now = observation.parent, observation.now
+        self.actions: list[Action] = []
+        self.waits: list[float] = []
+        self.suspicion: Suspicion | None = None
+        self._known: Course | None = None
+
+    def plan(self) -> Plan:
+        steps: tuple[Callable[[], None], ...] = (
+            self._adopt_what_runs,
+            self._record_what_is_declared,
+            self._judge_what_runs,
+            self._record_the_fallback,
+            self._apply_children,
+            self._await_the_rollback,
+            self._forget_the_old,
+        )
+        for step in steps:
+            step()
+        goes = self._course()
+        if goes.held_back_for is not None:
+            self.waits.append(goes.held_back_for)
+        return Plan(
+            actions=tuple(self.actions),
+            obstacle=goes.held_back,
+            look_again_after=min(self.waits, default=None),
+            suspicion=self.suspicion,
+        )
+
+    def _course(self) -> Course:
+        if self._known is None:
+            self._known = course(self.observation, self.spec)
+        return self._known
+
+    def _adopt_what_runs(self) -> None:
+        """Record what the Deployment runs if its record is gone, so that nothing restarts for the loss of it."""
+        deployment, goes = own_deployment(self.observation), self._course()
+        if deployment is None or goes.active is None or goes.history.get(goes.active) is not None:
+            return
+        runs = names.revision_of(deployment["spec"]["template"]) == goes.active and deployment["spec"].get(
+            "replicas", 1
+        )
+        if not runs or not is_rolled_out(deployment):
+            return
+        fields = revisioned_fields(self.spec) if goes.active == goes.desired else {}
+        verdict = Verdict(State.GOOD, decided_at=self.now)
+        self._record(fields, deployment["spec"]["template"], goes, name=goes.active, verdict=verdict)
+
+    def _record_what_is_declared(self) -> None:
+        goes = self._course()
+        revision = goes.history.get(goes.desired)
+        if goes.held_back is not None:
+            return
+        if revision is None:
+            self._record_new(self.spec, goes, name=goes.desired, verdict=self._attempt(1))
+            self.waits.append(NEXT_LOOK_SECONDS)
+        elif self._must_prove_itself(revision, goes):
+            again = 0 if revision.state in (State.CANDIDATE, State.FALLBACK) else 1
+            verdict = self._attempt(revision.verdict.attempt + again)
+            self.waits.append(NEXT_LOOK_SECONDS)
+            self._judge(revision, replace(verdict, rollbacks=revision.verdict.rollbacks))
+
+    def _must_prove_itself(self, revision: Revision, goes: Course) -> bool:
+        """Whether an attempt begins: with a fresh token, or because something else runs now."""
+        if revision.state is State.REJECTED:
+            return is_fresh(self.spec.rollback.retry_token, revision.verdict)
+        if goes.active == revision.hash and revision.state is not State.FALLBACK:
+            return False
+        if revision.state is State.CANDIDATE:
+            started = revision.verdict.started_at
+            return self.spec.replicas > 0 and (started is None or self.now - started > LEFT_ASIDE)
+        return revision is not goes.last_good
+
+    def _attempt(self, number: int) -> Verdict:
+        since = self.now if self.spec.replicas else None
+        token = self.spec.rollback.retry_token
+        return Verdict(State.CANDIDATE, attempt=number, started_at=since, progress_at=since, retry_token=token)
+
+    def _judge_what_runs(self) -> None:
+        goes, deployment = self._course(), own_deployment(self.observation)
+        revision = goes.history.get(goes.desired)
+        if revision is None or revision is not goes.target or revision.state in (State.GOOD, State.FALLBACK):
+            return
+        if deployment is None or any(isinstance(one, (Judge, Record)) for one in self.actions):
+            return
+        template = deployment["spec"]["template"]
+        runs = goes.active == revision.hash and first_difference(revision.template, template) is None
+        if not runs or deployment["spec"].get("replicas", 1) != self.spec.replicas:
+            return
+        found = judge(self.observation, self.spec, revision, goes.last_good, self.settings)
+        self.suspicion = found.suspicion
+        if found.look_again_after is not None:
+            self.waits.append(found.look_again_after)
+        if found.verdict is not None:
+            self._judge(revision, found.verdict, found.outcome)
+
+    def _record_the_fallback(self) -> None:
+        goes, rollback = self._course(), self.spec.rollback
+        declared = goes.history.get(goes.desired)
+        wanted = rollback.enabled and rollback.fallback == "Mock" and goes.last_good is None
+        if not wanted or declared is None or declared.state is not State.REJECTED:
+            return
+        spec = fallback_spec(self.spec)
+        name = hash_of(revisioned_fields(spec), goes.history.revisions)
+        if goes.history.get(name) is None:
+            self._record_new(spec, goes, name=name, verdict=Verdict(State.FALLBACK))
+
+    def _apply_children(self) -> None:
+        target = self._course().target
+        assert target is not None, "what is declared has been recorded, or something good is there"
+        deployment = build_deployment(
+            self.parent,
+            replicas=self.spec.replicas,
+            rollout=self.spec.rollout,
+            revision=target.hash,
+            template=target.template,
+        )
+        wanted = ((build_service(self.parent), self.observation.service), (deployment, self.observation.deployment))
+        self.actions += [
+            action for action in (_needed(desired, live) for desired, live in wanted) if action is not None
+        ]
+
+    def _await_the_rollback(self) -> None:
+        """Look again when the last good revision should be back."""
+        goes, deployment = self._course(), own_deployment(self.observation)
+        declared = goes.history.get(goes.desired)
+        if declared is None or declared is goes.target or declared.verdict.decided_at is None:
+            return
+        due = declared.verdict.decided_at + timedelta(seconds=self.spec.rollout.progress_deadline_seconds)
+        if self.now < due and not (deployment is not None and is_rolled_out(deployment)):
+            self.waits.append((due - self.now).total_seconds())
+
+    def _forget_the_old(self) -> None:
+        goes = self._course()
+        needed = [goes.desired, goes.active, *(one.hash for one in (goes.target, goes.last_good) if one is not None)]
+        self.actions += [Forget(one.live) for one in goes.history.superfluous(needed, self.now)]
+
+    def _record_new(self, spec: LLMDeploymentSpec, goes: Course, *, name: str, verdict: Verdict) -> None:
+        number = goes.history.next_number()
+        self._add(new_revision(self.parent, spec, self.settings, name=name, number=number, verdict=verdict))
+
+    def _record(self, fields: Manifest, template: Manifest, goes: Course, *, name: str, verdict: Verdict) -> None:
+        number = goes.history.next_number()
+        self._add(recorded(self.parent, fields, template, name=name, number=number, verdict=verdict))
+
+    def _add(self, revision: Revision) -> None:
+        self.actions.append(Record(revision.live))
+        self._remember(revision)
+
+    def _judge(self, revision: Revision, verdict: Verdict, outcome: Finding | None = None) -> None:
+        judged = revision.judged(verdict)
+        annotation = judged.live["metadata"]["annotations"][names.VERDICT]
+        rejects = verdict.state is State.REJECTED
+        rolls_back = rejects and len(verdict.rollbacks) > len(revision.verdict.rollbacks)
+        self.actions.append(Judge(revision.live, annotation, outcome, rejects, rolls_back))
+        self._remember(judged)
+
+    def _remember(self, revision: Revision) -> None:
+        name = revision.live["metadata"]["name"]
+        others = tuple(one for one in self.observation.revisions if one["metadata"]["name"] != name)
+        self.observation = replace(self.observation, revisions=(*others, revision.live))
+        self._known = None
 
 
 def _needed(desired: Manifest, live: Manifest | None) -> Apply | None:
@@ -36,32 +238,6 @@ def _needed(desired: Manifest, live: Manifest | None) -> Apply | None:
     if "deletionTimestamp" in live["metadata"]:
         return None
     path = drift(desired, live)
-    return None if path is None else Apply(desired, live, path)
-
-
-def controls(parent: Parent, live: Manifest) -> bool:
-    """Whether the live object is this parent's own child, and not one of a namesake."""
-    controller = _controller(live)
-    return controller is not None and controller["uid"] == parent.uid
-
-
-def _name_taken(parent: Parent, live: Manifest | None) -> Finding | None:
-    if live is None or controls(parent, live):
+    if path is None:
         return None
-    what = f"{live['kind']} {parent.name}"
-    controller = _controller(live)
-    if controller is not None and controller["kind"] == KIND and controller["apiVersion"].startswith(f"{GROUP}/"):
-        return Finding(
-            Reason.WAITING_FOR_DELETION,
-            f"{what} belongs to an earlier LLMDeployment of this name and is still being deleted.",
-        )
-    owner = f"belongs to {controller['kind']} {controller['name']}" if controller is not None else "has no owner"
-    return Finding(
-        Reason.NAME_CONFLICT,
-        f"{what} exists and {owner}; it is left untouched. Delete it or give the LLMDeployment another name.",
-    )
-
-
-def _controller(live: Manifest) -> Manifest | None:
-    references = live["metadata"].get("ownerReferences", [])
-    return next((reference for reference in references if reference.get("controller")), None)
+    return Apply(desired, live, path, is_change=names.revision_of(desired) != names.revision_of(live))

@@ -21,6 +21,14 @@ def parse(value: str | int) -> Decimal:
     return Decimal(match[1]) * SUFFIXES[match[2] or ""]
 
 
+def canonical(value: str | int) -> str:
+    """The same text for every way to write the same amount; what is no quantity stays as it is."""
+    try:
+        return format(parse(value).normalize(), "f")
+    except ValueError:
+        return str(value)
+
+
 def equal(one: object, other: object) -> bool:
     """Whether both are quantities of the same value."""
     if isinstance(one, bool) or isinstance(other, bool):

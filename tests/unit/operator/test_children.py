@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_operator.core.children import build_deployment, build_service
+from llm_operator.core import names
+from llm_operator.core.children import build_deployment, build_pod_template, build_service
 from llm_operator.core.drift import first_difference
-from tests.unit.operator.builders import SETTINGS, a_parent, a_spec
+from llm_operator.core.names import Manifest
+from llm_operator.core.revision import new_revision
+from tests.unit.operator.builders import SETTINGS, a_manifest, a_parent, a_spec, a_verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 SPECS: dict[str, dict[str, Any]] = {
@@ -31,15 +34,26 @@ SPECS: dict[str, dict[str, Any]] = {
             }
         },
         "priorityClassName": "clinic-high",
+        "rollout": {"strategy": "Recreate", "soakSeconds": 30, "progressDeadlineSeconds": 300},
+        "rollback": {"enabled": False, "fallback": "Mock"},
     },
 }
+
+
+def pod_of(spec: dict[str, Any]) -> Manifest:
+    pod: Manifest = a_manifest(a_spec(**spec))["spec"]["template"]["spec"]
+    return pod
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_manifests_are_as_the_golden_file_says(name: str) -> None:
     spec = a_spec(**SPECS[name])
-    parent = a_parent(spec=spec)
-    text = yaml.safe_dump_all([build_service(parent), build_deployment(parent, spec, SETTINGS)], sort_keys=False)
+    deployment = a_manifest(spec)
+    revision = str(names.revision_of(deployment))
+    record = new_revision(a_parent(), spec, SETTINGS, name=revision, number=1, verdict=a_verdict()).live
+    assert record["data"].pop("template") == deployment["spec"]["template"]
+    manifests = [build_service(a_parent(spec=spec)), deployment, record]
+    text = yaml.safe_dump_all(manifests, sort_keys=False)
     path = GOLDEN / f"{name}.yaml"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
@@ -48,8 +62,7 @@ def test_manifests_are_as_the_golden_file_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_pods_meet_pod_security_restricted(name: str) -> None:
-    spec = a_spec(**SPECS[name])
-    pod = build_deployment(a_parent(spec=spec), spec, SETTINGS)["spec"]["template"]["spec"]
+    pod = pod_of(SPECS[name])
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
     assert pod["automountServiceAccountToken"] is False
@@ -60,16 +73,65 @@ def test_pods_meet_pod_security_restricted(name: str) -> None:
 
 
 def test_a_serving_pod_is_never_taken_away_before_its_successor_answers() -> None:
-    strategy = build_deployment(a_parent(), a_spec(), SETTINGS)["spec"]["strategy"]
+    strategy = a_manifest()["spec"]["strategy"]
     assert strategy["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
 
 
+def test_where_there_is_no_room_for_two_the_old_pod_goes_first() -> None:
+    assert a_manifest(a_spec(rollout={"strategy": "Recreate"}))["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_kubernetes_keeps_the_time_of_the_soak_and_of_the_deadline() -> None:
+    spec = a_manifest(a_spec(rollout={"soakSeconds": 7, "progressDeadlineSeconds": 70}))["spec"]
+    assert (spec["minReadySeconds"], spec["progressDeadlineSeconds"]) == (7, 70)
+
+
+def test_a_recorded_template_is_applied_word_for_word_and_names_its_revision() -> None:
+    template = {"spec": {"containers": [], "anything": "else"}}
+    spec = a_spec()
+    made = build_deployment(a_parent(), replicas=2, rollout=spec.rollout, revision="abc", template=template)
+    assert made["spec"]["template"] == template
+    assert names.revision_of(made) == "abc"
+    assert names.revision_of(build_pod_template("triage", spec, SETTINGS, revision="abc")) == "abc"
+
+
+def test_the_server_is_told_the_mode_by_its_short_name() -> None:
+    modes = {mode: pod_of({"mode": mode})["containers"][0]["env"] for mode in ("qwen", "Qwen3-4B-Thinking-2507")}
+    assert modes["qwen"] == modes["Qwen3-4B-Thinking-2507"] == [{"name": "LLM_MODE", "value": "qwen"}]
+
+
+def test_empty_strings_are_left_out_of_tolerations_as_the_api_server_does() -> None:
+    pod = pod_of({"tolerations": [{"key": "gpu", "operator": "Exists", "value": ""}]})
+    assert pod["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+
+
+def test_what_is_declared_empty_is_not_in_the_pod() -> None:
+    empty = pod_of({"tolerations": [], "nodeSelector": {}, "affinity": {}, "imagePullSecrets": [], "resources": {}})
+    assert empty == pod_of({})
+
+
 def test_the_same_spec_always_gives_the_same_manifest() -> None:
-    one = build_deployment(a_parent(), a_spec(), SETTINGS)
-    assert one == build_deployment(a_parent(generation=9, resource_version="10"), a_spec(), SETTINGS)
+    spec = a_spec()
+    one, other = (
+        build_deployment(
+            parent,
+            replicas=1,
+            rollout=spec.rollout,
+            revision="abc",
+            template=build_pod_template(parent.name, spec, SETTINGS, revision="abc"),
+        )
+        for parent in (a_parent(), a_parent(generation=9, resource_version="10"))
+    )
+    assert one == other
 
 
 def test_taking_a_field_out_of_the_spec_is_a_difference() -> None:
-    with_field = build_deployment(a_parent(), a_spec(priorityClassName="high"), SETTINGS)
-    without = build_deployment(a_parent(), a_spec(), SETTINGS)
+    with_field, without = a_manifest(a_spec(priorityClassName="high")), a_manifest()
     assert first_difference(without, with_field) is not None
+
+
+def test_every_child_carries_the_label_by_which_it_is_watched() -> None:
+    record = new_revision(a_parent(), a_spec(), SETTINGS, name="abc", number=1, verdict=a_verdict()).live
+    assert all(names.is_managed(one) for one in (build_service(a_parent()), a_manifest(), record))
+    assert not names.is_managed({"metadata": {}})
+    assert not names.is_managed({"metadata": {"labels": {names.MANAGED_BY: "Helm"}}})

@@ -7,7 +7,9 @@ import yaml
 from llm_operator.api.conditions import MEANINGS, ConditionType, Reason
 from llm_operator.api.crd import crd_yaml, custom_resource_definition
 from llm_operator.api.reference import reference
-from llm_operator.api.types import LLMDeployment
+from llm_operator.api.types import LLMDeployment, LLMDeploymentSpec
+from llm_operator.core.revision import HASH_LENGTH, MESSAGE_LIMIT
+from llm_operator.core.status import MESSAGE_SHOWN, REJECTED_SHOWN
 from llm_operator.settings import OperatorSettings
 
 ROOT = Path(__file__).parents[3]
@@ -62,12 +64,34 @@ def test_the_committed_api_reference_is_what_the_types_generate() -> None:
 def test_every_reason_and_condition_stands_in_the_reference() -> None:
     text = reference()
     assert MEANINGS.keys() == set(Reason)
-    assert all(f"| `{word}` |" in text for word in (*Reason, *ConditionType))
+    conditions, reasons = text.split("\n## Reasons\n")
+    assert all(f"| `{word}` |" in conditions for word in ConditionType)
+    assert all(f"| `{word}` |" in reasons for word in Reason)
 
 
 @pytest.mark.parametrize("name", OperatorSettings.model_fields)
 def test_every_setting_stands_in_the_docs(name: str) -> None:
     assert f"`LLMOP_{name.upper()}`" in (ROOT / "docs/operator.md").read_text()
+
+
+def test_what_the_operator_writes_fits_the_bounds_of_the_status() -> None:
+    status = SCHEMA["properties"]["status"]["properties"]
+    rejected = status["rejected"]["items"]["properties"]
+    assert status["rejected"]["maxItems"] == REJECTED_SHOWN
+    assert rejected["message"]["maxLength"] >= MESSAGE_SHOWN
+    assert MESSAGE_SHOWN >= MESSAGE_LIMIT, "a verdict's message is told as a whole"
+    for revision in (status["desiredRevision"], status["activeRevision"], rejected["revision"]):
+        assert revision["maxLength"] >= HASH_LENGTH
+
+
+def test_an_empty_rollout_and_rollback_get_their_defaults_from_the_api_server() -> None:
+    spec = SCHEMA["properties"]["spec"]["properties"]
+    for name in ("rollout", "rollback"):
+        defaults = {key: one["default"] for key, one in spec[name]["properties"].items() if "default" in one}
+        assert spec[name]["default"] == defaults
+        assert getattr(LLMDeploymentSpec.model_validate({"mode": "mock"}), name) == getattr(
+            LLMDeploymentSpec.model_validate({"mode": "mock", name: defaults}), name
+        )
 
 
 def test_examples_are_valid() -> None:

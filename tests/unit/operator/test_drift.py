@@ -6,19 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_operator.core import quantity
-from llm_operator.core.children import build_deployment
 from llm_operator.core.drift import first_difference
 from llm_operator.core.foreign import drift
-from tests.unit.operator.builders import SETTINGS, a_parent, a_spec, as_stored
+from tests.unit.operator.builders import a_manifest, a_spec, as_stored
 
-DESIRED = build_deployment(a_parent(), a_spec(replicas=2, resources={"limits": {"memory": "1Gi"}}), SETTINGS)
+DESIRED = a_manifest(a_spec(replicas=2, resources={"limits": {"memory": "1Gi"}}))
 
 
 def live() -> dict[str, Any]:
     return as_stored(DESIRED)
 
 
-def container(manifest: dict[str, Any]) -> dict[str, Any]:
+def container(manifest: dict[str, Any]) -> Any:
     return manifest["spec"]["template"]["spec"]["containers"][0]
 
 
@@ -29,7 +28,7 @@ def test_defaults_of_the_api_server_are_no_difference() -> None:
 def test_what_others_add_is_no_difference() -> None:
     stored = live()
     stored["spec"]["template"]["spec"]["volumes"].append({"name": "extra", "emptyDir": {}})
-    stored["spec"]["template"]["metadata"]["annotations"] = {"kubectl.kubernetes.io/restartedAt": "now"}
+    stored["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] = "now"
     assert drift(DESIRED, stored) is None
 
 
@@ -54,6 +53,12 @@ def edits() -> dict[str, Any]:
 
     def drop_label(stored: dict[str, Any]) -> None:
         del stored["metadata"]["labels"]["app.kubernetes.io/managed-by"]
+
+    def drop_revision(stored: dict[str, Any]) -> None:
+        del stored["spec"]["template"]["metadata"]["annotations"]
+
+    def shorten_soak(stored: dict[str, Any]) -> None:
+        stored["spec"]["minReadySeconds"] = 0
 
     def add_capability(stored: dict[str, Any]) -> None:
         container(stored)["securityContext"]["capabilities"]["drop"] = ["NET_RAW"]
@@ -91,6 +96,23 @@ def test_a_quantity_written_another_way_is_no_difference() -> None:
 )
 def test_quantities_are_equal_by_value(one: object, other: object) -> None:
     assert quantity.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("1000m", "1"),
+        (1, "1"),
+        ("1Gi", "1073741824"),
+        ("0.50", "0.5"),
+        ("1e3", "1000"),
+        (0, "0"),
+        ("0.0", "0"),
+        ("x", "x"),
+    ],
+)
+def test_a_quantity_has_one_canonical_text(value: str | int, text: str) -> None:
+    assert quantity.canonical(value) == text
 
 
 @pytest.mark.parametrize(("one", "other"), [("1", "1m"), ("1G", "1Gi"), (None, "0"), ("x", "x"), (True, 1), ("", "")])

@@ -2,11 +2,11 @@ from typing import Any
 
 import pytest
 
-from llm_operator.core.children import build_deployment, build_service
+from llm_operator.core.children import build_service
 from llm_operator.core.foreign import claim, drift, in_the_way, left_over, replace_template
-from tests.unit.operator.builders import SETTINGS, a_parent, a_spec, as_stored
+from tests.unit.operator.builders import a_manifest, a_parent, as_stored
 
-DESIRED = build_deployment(a_parent(), a_spec(), SETTINGS)
+DESIRED = a_manifest()
 SERVICE = build_service(a_parent())
 POD = "/spec/template/spec"
 
@@ -15,7 +15,7 @@ def live() -> dict[str, Any]:
     return as_stored(DESIRED)
 
 
-def pod(manifest: dict[str, Any]) -> dict[str, Any]:
+def pod(manifest: dict[str, Any]) -> Any:
     return manifest["spec"]["template"]["spec"]
 
 

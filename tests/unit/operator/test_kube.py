@@ -3,17 +3,30 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from aiohttp import web
 
 from llm_operator import kube as kube_module
-from llm_operator.kube import DEPLOYMENTS, LLMDEPLOYMENTS, ApiError, Kube
+from llm_operator.contact import LONG_AGO, Contact
+from llm_operator.kube import (
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    EVENTS,
+    LEASES,
+    LLMDEPLOYMENTS,
+    NAMESPACE_TERMINATING,
+    PODS,
+    ApiError,
+    Kube,
+)
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
-KubeFactory = Callable[[Handler], Awaitable[Kube]]
+KubeFactory = Callable[..., Awaitable[Kube]]
 
 
 @pytest.fixture
@@ -21,7 +34,7 @@ async def kube_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     """A client whose server answers every request by the given handler; its token is in `tmp_path`/config."""
     opened: list[Callable[[], Awaitable[None]]] = []
 
-    async def build(handler: Handler) -> Kube:
+    async def build(handler: Handler, **hooks: Any) -> Kube:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", handler)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -31,7 +44,7 @@ async def kube_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         write_config(tmp_path / "config", f"http://127.0.0.1:{runner.addresses[0][1]}", "first")
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-        kube = await Kube.connect()
+        kube = await Kube.connect(**hooks)
         opened.extend([kube.close, runner.cleanup])
         return kube
 
@@ -50,6 +63,13 @@ def write_config(path: Path, server: str, token: str) -> None:
     path.write_text(
         yaml.safe_dump({"clusters": [one], "contexts": [one], "users": [one], "current-context": "x", "kind": "Config"})
     )
+
+
+async def find(kube: Kube) -> list[Any]:
+    return await kube.find(PODS, "clinic", label_selector="a=b")
+
+
+NO_PODS = {"kind": "PodList", "apiVersion": "v1", "items": []}
 
 
 async def test_a_missing_object_is_none_and_names_are_quoted(kube_with: KubeFactory) -> None:
@@ -71,7 +91,7 @@ async def test_a_refusal_keeps_the_api_servers_words_and_its_pace(kube_with: Kub
 
     kube = await kube_with(busy)
     with pytest.raises(ApiError) as caught:
-        await kube.find(LLMDEPLOYMENTS)
+        await find(kube)
     assert (caught.value.status, caught.value.reason, caught.value.message) == (429, "TooManyRequests", "slow down")
     assert caught.value.retry_after == 7
 
@@ -83,7 +103,7 @@ async def test_an_answer_from_something_in_between_is_an_api_error(kube_with: Ku
 
     kube = await kube_with(page)
     with pytest.raises(ApiError):
-        await kube.find(LLMDEPLOYMENTS)
+        await find(kube)
 
 
 async def test_a_server_that_is_gone_is_an_api_error(kube_with: KubeFactory, tmp_path: Path) -> None:
@@ -94,7 +114,7 @@ async def test_a_server_that_is_gone_is_an_api_error(kube_with: KubeFactory, tmp
     write_config(tmp_path / "config", "http://127.0.0.1:9", "first")
     kube = await Kube.connect()
     with pytest.raises(ApiError) as caught:
-        await kube.find(LLMDEPLOYMENTS)
+        await find(kube)
     assert caught.value.status == 0
     await kube.close()
 
@@ -103,14 +123,14 @@ async def test_an_expired_token_is_read_anew(kube_with: KubeFactory, tmp_path: P
     async def only_the_second(request: web.Request) -> web.Response:
         if request.headers["Authorization"] != "Bearer second":
             return web.json_response({"kind": "Status", "reason": "Unauthorized"}, status=401)
-        return web.json_response({"items": []})
+        return web.json_response(NO_PODS)
 
     kube = await kube_with(only_the_second)
     config = (tmp_path / "config").read_text()
     (tmp_path / "config").write_text(config.replace("first", "second"))
     with pytest.raises(ApiError):
-        await kube.find(LLMDEPLOYMENTS)
-    assert await kube.find(LLMDEPLOYMENTS) == []
+        await find(kube)
+    assert await find(kube) == []
 
 
 async def test_a_create_posts_and_an_apply_names_the_version(kube_with: KubeFactory) -> None:
@@ -164,8 +184,310 @@ async def test_a_cancelled_request_stays_cancelled(kube_with: KubeFactory) -> No
         raise AssertionError
 
     kube = await kube_with(hang)
-    request = asyncio.create_task(kube.find(LLMDEPLOYMENTS))
+    request = asyncio.create_task(find(kube))
     await asyncio.sleep(0.1)
     request.cancel()
     with pytest.raises(asyncio.CancelledError):
         await request
+
+
+# Lists.
+
+
+async def test_objects_found_by_their_labels_have_the_kind_that_a_list_leaves_out(kube_with: KubeFactory) -> None:
+    paths = []
+
+    async def pods(request: web.Request) -> web.Response:
+        paths.append(request.path_qs)
+        return web.json_response({"kind": "PodList", "apiVersion": "v1", "items": [{"metadata": {"name": "a"}}]})
+
+    kube = await kube_with(pods)
+    found = await kube.find(PODS, "clinic", label_selector="a=b,c=d")
+    assert found == [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}}]
+    assert paths == ["/api/v1/namespaces/clinic/pods?labelSelector=a%3Db,c%3Dd"]
+
+
+async def test_a_long_list_comes_in_pages(kube_with: KubeFactory) -> None:
+    asked = []
+
+    async def page(request: web.Request) -> web.Response:
+        asked.append((request.path, dict(request.query)))
+        number = int(request.query.get("continue", "0"))
+        metadata = {"resourceVersion": "77", **({"continue": str(number + 1)} if number < 2 else {})}
+        items = [{"metadata": {"name": f"o-{number}"}}]
+        return web.json_response(
+            {"kind": "DeploymentList", "apiVersion": "apps/v1", "metadata": metadata, "items": items}
+        )
+
+    kube = await kube_with(page)
+    pages = [page async for page in kube.pages(DEPLOYMENTS, None, label_selector="a=b")]
+    assert [(page[0]["metadata"]["name"], version) for page, version in pages] == [
+        ("o-0", 77),
+        ("o-1", 77),
+        ("o-2", 77),
+    ]
+    path, first = asked[0]
+    assert path == "/apis/apps/v1/deployments"
+    assert first == {"limit": str(kube_module.PAGE), "labelSelector": "a=b"}
+    assert [query.get("continue") for _, query in asked] == [None, "1", "2"]
+
+
+async def test_a_list_of_everything_asks_for_no_labels(kube_with: KubeFactory) -> None:
+    asked = []
+
+    async def page(request: web.Request) -> web.Response:
+        asked.append(request.path_qs)
+        return web.json_response(
+            {"kind": "XList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"}, "items": []}
+        )
+
+    kube = await kube_with(page)
+    assert [page async for page in kube.pages(LLMDEPLOYMENTS, "clinic")] == [([], 7)]
+    assert asked == ["/apis/llm.carepath.ai/v1alpha1/namespaces/clinic/llmdeployments?limit=500"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "served"),
+    [
+        ({"resources": [{"name": "llmdeployments/status"}, {"name": "llmdeployments"}]}, 200, True),
+        ({"resources": [{"name": "other"}]}, 200, False),
+        ({}, 200, False),
+        ({"reason": "NotFound"}, 404, False),
+    ],
+    ids=["it is there", "another kind is", "none is", "the group is not there"],
+)
+async def test_discovery_tells_whether_a_kind_is_served(
+    kube_with: KubeFactory, answer: dict[str, Any], status: int, served: bool
+) -> None:
+    async def discovery(request: web.Request) -> web.Response:
+        assert request.path == "/apis/llm.carepath.ai/v1alpha1"
+        return web.json_response(answer, status=status)
+
+    kube = await kube_with(discovery)
+    assert await kube.serves(LLMDEPLOYMENTS) is served
+
+
+async def test_that_nobody_may_look_does_not_mean_that_a_kind_is_not_served(kube_with: KubeFactory) -> None:
+    async def forbidden(_: web.Request) -> web.Response:
+        return web.json_response({"reason": "Forbidden"}, status=403)
+
+    kube = await kube_with(forbidden)
+    with pytest.raises(ApiError):
+        await kube.serves(LLMDEPLOYMENTS)
+
+
+async def test_a_read_that_is_refused_is_no_missing_object(kube_with: KubeFactory) -> None:
+    async def forbidden(_: web.Request) -> web.Response:
+        return web.json_response({"reason": "Forbidden"}, status=403)
+
+    kube = await kube_with(forbidden)
+    with pytest.raises(ApiError):
+        await kube.get(DEPLOYMENTS, "clinic", "triage")
+
+
+# Writes.
+
+
+def live(kind: str = "ControllerRevision") -> dict[str, Any]:
+    metadata = {"namespace": "clinic", "name": "triage-1", "uid": "uid-1", "resourceVersion": "7"}
+    return {"kind": kind, "metadata": metadata}
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("ControllerRevision", "/apis/apps/v1/namespaces/clinic/controllerrevisions"),
+        ("Deployment", "/apis/apps/v1/namespaces/clinic/deployments"),
+        ("Event", "/apis/events.k8s.io/v1/namespaces/clinic/events"),
+        ("Lease", "/apis/coordination.k8s.io/v1/namespaces/clinic/leases"),
+        ("Service", "/api/v1/namespaces/clinic/services"),
+    ],
+)
+async def test_every_kind_is_created_where_the_api_serves_it(kube_with: KubeFactory, kind: str, path: str) -> None:
+    async def created(request: web.Request) -> web.Response:
+        return web.json_response({"path": request.path}, status=201)
+
+    kube = await kube_with(created)
+    assert await kube.create(live(kind)) == {"path": path}
+
+
+async def test_a_delete_names_what_it_was_decided_on_and_what_is_gone_is_gone(kube_with: KubeFactory) -> None:
+    bodies = []
+
+    async def gone(request: web.Request) -> web.Response:
+        bodies.append((request.method, request.path, await request.json()))
+        return web.json_response({"reason": "NotFound"}, status=404)
+
+    kube = await kube_with(gone)
+    await kube.delete(live())
+    path = "/apis/apps/v1/namespaces/clinic/controllerrevisions/triage-1"
+    assert bodies == [("DELETE", path, {"preconditions": {"uid": "uid-1", "resourceVersion": "7"}})]
+
+
+async def test_a_delete_of_what_has_changed_is_a_conflict(kube_with: KubeFactory) -> None:
+    async def conflict(_: web.Request) -> web.Response:
+        return web.json_response({"reason": "Conflict"}, status=409)
+
+    kube = await kube_with(conflict)
+    with pytest.raises(ApiError) as caught:
+        await kube.delete(live())
+    assert caught.value.status == 409
+
+
+async def test_a_replacement_is_put_as_it_is(kube_with: KubeFactory) -> None:
+    async def stored(request: web.Request) -> web.Response:
+        return web.json_response({"method": request.method, "path": request.path, "body": await request.json()})
+
+    kube = await kube_with(stored)
+    path = "/apis/coordination.k8s.io/v1/namespaces/clinic/leases/triage-1"
+    assert await kube.replace(live("Lease")) == {"method": "PUT", "path": path, "body": live("Lease")}
+
+
+async def test_a_body_is_written_as_go_writes_it(kube_with: KubeFactory) -> None:
+    bodies = []
+
+    async def stored(request: web.Request) -> web.Response:
+        bodies.append(await request.text())
+        return web.json_response({})
+
+    kube = await kube_with(stored)
+    body = {**live(), "data": {"b": "<a> & b", "a": {"d": 1, "c": [True, None]}}}
+    await kube.create(body)
+    (text,) = bodies
+    assert json.loads(text) == body
+    assert text.startswith('{"data":{"a":{"c":[true,null],"d":1},"b":"\\u003ca\\u003e \\u0026 b"},"kind":')
+
+
+async def test_a_namespace_that_is_going_away_is_told_by_its_cause(kube_with: KubeFactory) -> None:
+    async def terminating(_: web.Request) -> web.Response:
+        details = {"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]}
+        return web.json_response({"reason": "Forbidden", "details": details}, status=403)
+
+    kube = await kube_with(terminating)
+    with pytest.raises(ApiError) as caught:
+        await kube.create(live())
+    assert (caught.value.status, caught.value.reason) == (403, NAMESPACE_TERMINATING)
+
+
+@pytest.mark.parametrize("body", ["[1]", '"no"', "null", "no"])
+async def test_an_error_in_any_form_is_an_api_error(kube_with: KubeFactory, body: str) -> None:
+    async def strange(_: web.Request) -> web.Response:
+        return web.Response(text=body, status=500, headers={"Retry-After": "soon"})
+
+    kube = await kube_with(strange)
+    with pytest.raises(ApiError) as caught:
+        await kube.create(live())
+    assert (caught.value.status, caught.value.reason, caught.value.retry_after) == (500, "500", None)
+    assert body in caught.value.message
+
+
+# Hooks.
+
+
+class MayNotWrite(Exception):
+    pass
+
+
+async def test_who_may_not_write_sends_nothing_but_its_lease(kube_with: KubeFactory) -> None:
+    methods = []
+
+    async def record(request: web.Request) -> web.Response:
+        methods.append((request.method, request.path.rsplit("/", 1)[1]))
+        return web.json_response(NO_PODS)
+
+    def refuse() -> None:
+        raise MayNotWrite
+
+    kube = await kube_with(record, before_write=refuse)
+    writes: list[Callable[[], Awaitable[Any]]] = [
+        lambda: kube.create(live()),
+        lambda: kube.apply(live("Service"), over=live()),
+        lambda: kube.patch(live(), []),
+        lambda: kube.replace(live()),
+        lambda: kube.delete(live()),
+        lambda: kube.write_status("clinic", "triage", {}, resource_version="7"),
+        lambda: kube.create(live("Event")),
+    ]
+    for write in writes:
+        with pytest.raises(MayNotWrite):
+            await write()
+    await find(kube)
+    await kube.get(DEPLOYMENTS, "clinic", "triage")
+    await kube.create(live("Lease"))
+    await kube.replace(live("Lease"))
+    assert methods == [("GET", "pods"), ("GET", "triage"), ("POST", "leases"), ("PUT", "triage-1")]
+
+
+async def test_every_request_is_counted_by_its_resource(kube_with: KubeFactory) -> None:
+    seen: list[tuple[str, str, int]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"reason": "NotFound"} if request.method == "GET" else {}, status=404)
+
+    kube = await kube_with(answer, on_request=lambda verb, what, status, _: seen.append((verb, what, status)))
+    await kube.get(LLMDEPLOYMENTS, "clinic", "triage")
+    await kube.get(PODS, "clinic", "namespaces")
+    assert not await kube.serves(CONTROLLER_REVISIONS)
+    for resource in (EVENTS, LEASES):
+        with pytest.raises(ApiError):
+            _ = [page async for page in kube.pages(resource, None)]
+    with pytest.raises(ApiError):
+        await kube.write_status("clinic", "triage", {}, resource_version="7")
+    with pytest.raises(ApiError):
+        await kube.create(live())
+    assert seen == [
+        ("get", "llmdeployments", 404),
+        ("get", "pods", 404),
+        ("get", "", 404),
+        ("get", "events", 404),
+        ("get", "leases", 404),
+        ("patch", "llmdeployments/status", 404),
+        ("post", "controllerrevisions", 404),
+    ]
+
+
+async def test_a_request_without_an_answer_is_counted_too(kube_with: KubeFactory, tmp_path: Path) -> None:
+    seen: list[tuple[str, str, int]] = []
+
+    async def never(_: web.Request) -> web.Response:
+        raise AssertionError
+
+    await kube_with(never)
+    write_config(tmp_path / "config", "http://127.0.0.1:9", "first")
+    kube = await Kube.connect(on_request=lambda verb, what, status, _: seen.append((verb, what, status)))
+    with pytest.raises(ApiError):
+        await find(kube)
+    assert seen == [("get", "pods", 0)]
+    await kube.close()
+
+
+# Contact.
+
+
+async def test_the_time_is_that_of_the_answers(kube_with: KubeFactory) -> None:
+    async def dated(_: web.Request) -> web.Response:
+        return web.json_response(NO_PODS, headers={"Date": "Sat, 01 Jan 2050 00:00:00 GMT"})
+
+    kube = await kube_with(dated)
+    await find(kube)
+    assert 0 <= (kube.contact.now() - datetime(2050, 1, 1, tzinfo=UTC)).total_seconds() < 60
+    assert kube.contact.since == LONG_AGO
+
+
+@pytest.mark.parametrize(("status", "is_outage"), [(500, True), (503, True), (429, False), (404, False), (409, False)])
+async def test_an_api_server_in_trouble_is_one_that_does_not_answer(
+    kube_with: KubeFactory, status: int, is_outage: bool
+) -> None:
+    answers = iter([status, 200])
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(NO_PODS, status=next(answers))
+
+    kube = await kube_with(answer)
+    seconds = [0.0]
+    kube.contact = Contact(lambda: seconds[0])
+    with pytest.raises(ApiError):
+        await find(kube)
+    seconds[0] += 60
+    await find(kube)
+    assert (kube.contact.since > LONG_AGO) is is_outage

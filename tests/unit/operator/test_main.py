@@ -29,6 +29,9 @@ def run(**environment: str) -> subprocess.CompletedProcess[str]:
         ("LLMOP_HEALTH_PORT", "99999", "less than or equal to 65535"),
         ("LLMOP_LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
         ("LLMOP_NAMESPACES", "clinic,Not_A_Name", "should match pattern"),
+        ("LLMOP_LEASE_NAMESPACE", "Not_A_Name", "should match pattern"),
+        ("LLMOP_CONFIRM_SECONDS", "301", "less than or equal to 300"),
+        ("LLMOP_LEADER_ELECTION", "maybe", "valid boolean"),
     ],
 )
 def test_a_bad_setting_is_named_with_what_is_allowed(name: str, value: str, allowed: str) -> None:

@@ -1,165 +1,534 @@
-import dataclasses
+"""What the user is told: one fact a condition, and no more writes than there are facts."""
+
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from llm_operator.api.conditions import Finding, Reason
-from llm_operator.api.types import LLMDeploymentStatus
-from llm_operator.core.model import Observation
+from llm_operator.api.conditions import FINE, Finding, Reason
+from llm_operator.api.types import LLMDeploymentSpec, LLMDeploymentStatus
+from llm_operator.core.course import fallback_spec
+from llm_operator.core.model import InvalidSpec, Observation
+from llm_operator.core.names import Manifest
 from llm_operator.core.plan import plan
-from llm_operator.core.status import build_status
+from llm_operator.core.revision import Revision, State
+from llm_operator.core.status import READY, REJECTED_SHOWN, build_status, is_news
 from tests.unit.operator.builders import (
+    NOW,
     SETTINGS,
     a_container_status,
     a_parent,
     a_pod,
+    a_revision,
     a_spec,
-    after,
+    ago,
     an_observation,
+    going,
     rolled_out,
+    running,
+    waiting,
 )
 
+SPEC = a_spec(replicas=2)
+GOOD = a_revision(State.GOOD, spec=SPEC)
+BAD_SPEC = a_spec(replicas=2, image="bad:1")
+SURGED = {"replicas": 3, "updatedReplicas": 1, "readyReplicas": 2, "availableReplicas": 2}
+NOTHING_UP = {"replicas": 2, "updatedReplicas": 2}
 
-def applied(declared: int = 2, **status: Any) -> Observation:
-    observation = an_observation(parent=a_parent(spec=a_spec(replicas=declared)))
-    return after(observation, plan(observation, SETTINGS), **status)
+Told = dict[str, tuple[str, str]]
 
 
-def conditions(observation: Observation, obstacle: Finding | None = None) -> dict[str, tuple[str, str]]:
+def status_of(observation: Observation, obstacle: Finding | None = None) -> Manifest:
     status = build_status(observation, obstacle)
-    return {one["type"]: (one["status"], one["reason"]) for one in status["conditions"]}
+    LLMDeploymentStatus.model_validate(status, extra="forbid")
+    return status
 
 
-def test_all_replicas_ready() -> None:
-    assert conditions(applied(**rolled_out(2))) == {
-        "Ready": ("True", "AllReplicasReady"),
-        "Available": ("True", "ReplicasAvailable"),
-    }
+def conditions(observation: Observation, obstacle: Finding | None = None) -> Told:
+    return {one["type"]: (one["status"], one["reason"]) for one in status_of(observation, obstacle)["conditions"]}
 
 
-def test_a_change_the_deployment_controller_has_not_seen_is_not_ready_although_old_counts_look_fine() -> None:
-    assert conditions(applied(**rolled_out(2, generation=0))) == {
-        "Ready": ("False", "RollingOut"),
-        "Available": ("True", "ReplicasAvailable"),
-        "Reconciling": ("True", "RollingOut"),
-    }
+def messages(observation: Observation, obstacle: Finding | None = None) -> dict[str, str]:
+    return {one["type"]: one["message"] for one in status_of(observation, obstacle)["conditions"]}
 
 
-def test_old_pods_still_running_is_not_ready() -> None:
-    counts = {**rolled_out(2), "replicas": 3}
-    observation = applied(**counts)
-    assert conditions(observation)["Ready"] == ("False", "RollingOut")
-    messages = {one["type"]: one["message"] for one in build_status(observation, None)["conditions"]}
-    assert "1 of the previous spec" in messages["Ready"]
+def candidate(**over: Any) -> Revision:
+    return a_revision(number=2, spec=BAD_SPEC, **over)
 
 
-def test_a_failing_new_pod_is_named_while_the_old_ones_serve() -> None:
-    counts = {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 1, "availableReplicas": 1, "readyReplicas": 1}
-    observation = dataclasses.replace(
-        applied(declared=1, **counts),
-        pods=(
-            a_pod("old", ready=True),
-            a_pod("new", containerStatuses=a_container_status(state={"waiting": {"reason": "ErrImagePull"}})),
+def rejected(**over: Any) -> Revision:
+    return a_revision(State.REJECTED, number=2, spec=BAD_SPEC, **over)
+
+
+def serving(*of: Revision) -> tuple[Manifest, ...]:
+    return tuple(a_pod(f"well-{number}", of=revision, ready=True) for number, revision in enumerate(of))
+
+
+def later(observation: Observation, status: Manifest, **spec: Any) -> Observation:
+    """The same world years later, with this status stored."""
+    parent = replace(observation.parent, status=status, **spec)
+    return replace(observation, parent=parent, now=NOW.replace(year=2030))
+
+
+AVAILABLE = {"Available": ("True", "ReplicasAvailable")}
+
+# The table of states: what is there, and every condition that is told.
+STATES: dict[str, tuple[Observation, Told]] = {
+    "nothing is made yet": (
+        an_observation(),
+        {
+            "Ready": ("False", "RollingOut"),
+            "Available": ("False", "NoReplicasAvailable"),
+            "Reconciling": ("True", "RollingOut"),
+        },
+    ),
+    "all is well": (
+        running(SPEC, GOOD),
+        {"Ready": ("True", "AllReplicasReady"), **AVAILABLE},
+    ),
+    "the newest spec has not been looked at": (
+        running(SPEC, GOOD, counts={**rolled_out(2), "observedGeneration": 0}),
+        {"Ready": ("False", "RollingOut"), **AVAILABLE, "Reconciling": ("True", "RollingOut")},
+    ),
+    "an edit that is not applied yet": (
+        running(BAD_SPEC, GOOD),
+        {"Ready": ("False", "RollingOut"), **AVAILABLE, "Reconciling": ("True", "RollingOut")},
+    ),
+    "a scale that is not applied yet": (
+        replace(running(SPEC, GOOD), parent=a_parent(spec=a_spec(replicas=5))),
+        {"Ready": ("False", "RollingOut"), **AVAILABLE, "Reconciling": ("True", "RollingOut")},
+    ),
+    "a change comes up": (
+        running(BAD_SPEC, candidate(), GOOD, counts=SURGED),
+        {"Ready": ("False", "RollingOut"), **AVAILABLE, "Reconciling": ("True", "RollingOut")},
+    ),
+    "the new replicas must go on answering": (
+        running(SPEC, a_revision(spec=SPEC), counts={**rolled_out(2), "availableReplicas": 1}),
+        {"Ready": ("False", "Soaking"), **AVAILABLE, "Reconciling": ("True", "Soaking")},
+    ),
+    "all have come up and nobody has said so yet": (
+        running(SPEC, a_revision(spec=SPEC)),
+        {"Ready": ("False", "RollingOut"), **AVAILABLE, "Reconciling": ("True", "RollingOut")},
+    ),
+    "a change fails while the good one serves": (
+        running(
+            BAD_SPEC,
+            candidate(),
+            GOOD,
+            counts=SURGED,
+            pods=(*serving(GOOD), a_pod(of=candidate(), containerStatuses=waiting("ErrImagePull", "hm"))),
         ),
-    )
+        {"Ready": ("False", "ImagePullFailed"), **AVAILABLE, "Reconciling": ("True", "ImagePullFailed")},
+    ),
+    "a change fails and the good one does so too": (
+        running(
+            BAD_SPEC,
+            candidate(),
+            GOOD,
+            counts={"replicas": 3, "updatedReplicas": 1},
+            pods=(a_pod("a", of=GOOD), a_pod("b", of=GOOD), a_pod("c", of=candidate())),
+        ),
+        {
+            "Ready": ("False", "RollingOut"),
+            "Available": ("False", "NoReplicasAvailable"),
+            "Reconciling": ("True", "RollingOut"),
+            "Degraded": ("True", "InfrastructureSuspected"),
+        },
+    ),
+    "rolling back": (
+        running(BAD_SPEC, GOOD, rejected(), counts=SURGED),
+        {"Ready": ("False", "RollingBack"), **AVAILABLE, "Reconciling": ("True", "RollingBack")},
+    ),
+    "rejected and still applied": (
+        running(BAD_SPEC, rejected(), GOOD, counts=SURGED),
+        {"Ready": ("False", "RollingBack"), **AVAILABLE, "Reconciling": ("True", "RollingBack")},
+    ),
+    "rolled back": (
+        running(BAD_SPEC, GOOD, rejected()),
+        {
+            "Ready": ("False", "RolledBack"),
+            **AVAILABLE,
+            "Stalled": ("True", "RolledBack"),
+            "RolledBack": ("True", "ImageNotFound"),
+        },
+    ),
+    "rolled back, and nobody knows when it was rejected": (
+        running(BAD_SPEC, GOOD, rejected(decided_at=None), counts=NOTHING_UP),
+        {
+            "Ready": ("False", "RollingBack"),
+            "Available": ("False", "NoReplicasAvailable"),
+            "Reconciling": ("True", "RollingBack"),
+        },
+    ),
+    "the good one does not come back": (
+        running(BAD_SPEC, GOOD, rejected(decided_at=ago(900)), counts=NOTHING_UP),
+        {
+            "Ready": ("False", "RollbackFailed"),
+            "Available": ("False", "NoReplicasAvailable"),
+            "Stalled": ("True", "RollbackFailed"),
+            "Degraded": ("True", "RollbackFailed"),
+        },
+    ),
+    "rejected, and none was ever good": (
+        running(BAD_SPEC, rejected(), counts=NOTHING_UP),
+        {
+            "Ready": ("False", "ImageNotFound"),
+            "Available": ("False", "NoReplicasAvailable"),
+            "Stalled": ("True", "NoKnownGoodRevision"),
+        },
+    ),
+    "rejected, and rollback is disabled": (
+        running(a_spec(replicas=2, image="bad:1", rollback={"enabled": False}), rejected(), GOOD, counts=SURGED),
+        {"Ready": ("False", "ImageNotFound"), **AVAILABLE, "Stalled": ("True", "RollbackDisabled")},
+    ),
+    "one that was good has lost its pods": (
+        running(SPEC, GOOD, counts=NOTHING_UP, pods=(a_pod(of=GOOD, containerStatuses=waiting("ErrImagePull", "hm")),)),
+        {
+            "Ready": ("False", "ImagePullFailed"),
+            "Available": ("False", "NoReplicasAvailable"),
+            "Reconciling": ("True", "ImagePullFailed"),
+            "Degraded": ("True", "ImagePullFailed"),
+        },
+    ),
+    "scaled to zero": (
+        running(a_spec(replicas=0), GOOD),
+        {"Ready": ("True", "ScaledToZero"), "Available": ("False", "ScaledToZero")},
+    ),
+    "on the way to zero": (
+        running(a_spec(replicas=0), GOOD, counts={"replicas": 1}),
+        {
+            "Ready": ("False", "RollingOut"),
+            "Available": ("False", "ScaledToZero"),
+            "Reconciling": ("True", "RollingOut"),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("observation", "told"), STATES.values(), ids=STATES)
+def test_the_conditions_are_those_of_the_state(observation: Observation, told: Told) -> None:
+    assert conditions(observation) == told
+
+
+@pytest.mark.parametrize(("observation", "_"), STATES.values(), ids=STATES)
+def test_the_status_is_a_fixed_point_so_nothing_is_written_at_rest(observation: Observation, _: Told) -> None:
+    first = status_of(observation)
+    again = replace(observation, parent=replace(observation.parent, status=first), now=NOW + timedelta(seconds=1))
+    assert status_of(again) == first
+
+
+def test_what_only_somebody_else_can_change_is_stalled_and_what_serves_is_still_told() -> None:
+    for reason in (Reason.NAME_CONFLICT, Reason.INVALID_SPEC, Reason.APPLY_REFUSED, Reason.DRIFT_NOT_REPAIRED):
+        assert conditions(running(SPEC, GOOD), Finding(reason, "why")) == {
+            "Ready": ("False", reason),
+            **AVAILABLE,
+            "Stalled": ("True", reason),
+        }
+
+
+def test_an_earlier_namesake_goes_by_itself_and_stalls_nothing() -> None:
+    told = conditions(an_observation(), Finding(Reason.WAITING_FOR_DELETION, "why"))
+    assert told["Reconciling"] == ("True", "WaitingForDeletion")
+    assert "Stalled" not in told
+
+
+def test_a_change_that_is_held_back_is_stalled_while_the_good_one_serves() -> None:
+    bad = [
+        a_revision(State.REJECTED, number=9 - n, spec=a_spec(image=f"bad:{n}"), rollbacks=(ago(60),)) for n in range(3)
+    ]
+    observation = running(a_spec(replicas=2, image="new:1"), GOOD, *bad)
+    assert conditions(observation, plan(observation, SETTINGS).obstacle) == {
+        "Ready": ("False", "RollbackBudgetExceeded"),
+        **AVAILABLE,
+        "Stalled": ("True", "RollbackBudgetExceeded"),
+    }
+
+
+def mock_in_place(**counts: int) -> tuple[Observation, Revision]:
+    spec = a_spec(replicas=2, image="bad:1", rollback={"fallback": "Mock"})
+    mock = a_revision(State.FALLBACK, number=3, spec=fallback_spec(spec))
+    return running(spec, mock, rejected(), counts=counts or None), mock
+
+
+def test_the_mock_that_serves_is_told_as_what_it_is() -> None:
+    observation, mock = mock_in_place()
     assert conditions(observation) == {
-        "Ready": ("False", "ImagePullFailed"),
-        "Available": ("True", "ReplicasAvailable"),
-        "Reconciling": ("True", "ImagePullFailed"),
+        "Ready": ("False", "RolledBack"),
+        **AVAILABLE,
+        "Stalled": ("True", "RolledBack"),
+        "RolledBack": ("True", "ImageNotFound"),
+        "Degraded": ("True", "FallbackServes"),
+    }
+    assert f"the mock of revision {mock.hash}" in messages(observation)["Ready"]
+    assert status_of(observation)["mode"] == "mock"
+
+
+def test_a_mock_on_its_way_serves_nothing_yet() -> None:
+    assert conditions(mock_in_place(**NOTHING_UP)[0]) == {
+        "Ready": ("False", "RollingBack"),
+        "Available": ("False", "NoReplicasAvailable"),
+        "Reconciling": ("True", "RollingBack"),
     }
 
 
-def test_scaled_to_zero_is_ready_but_not_available() -> None:
-    assert conditions(applied(declared=0, observedGeneration=1)) == {
-        "Ready": ("True", "ScaledToZero"),
-        "Available": ("False", "ScaledToZero"),
-    }
+# One that was good, and is not now.
 
 
 @pytest.mark.parametrize(
-    "reason", [Reason.NAME_CONFLICT, Reason.INVALID_SPEC, Reason.APPLY_REFUSED, Reason.DRIFT_NOT_REPAIRED]
+    ("was", "told"),
+    [
+        ({"Available": "True"}, True),
+        ({"Available": "False", "Degraded": "True"}, True),
+        ({"Available": "False"}, False),
+        ({}, False),
+    ],
+    ids=["it answered", "it was told already", "it never answered", "nothing is known"],
 )
-def test_what_only_somebody_else_can_change_is_stalled_and_what_serves_is_still_told(reason: Reason) -> None:
-    assert conditions(applied(**rolled_out(2)), Finding(reason, "why")) == {
-        "Ready": ("False", reason),
-        "Available": ("True", "ReplicasAvailable"),
-        "Stalled": ("True", reason),
+def test_a_good_revision_without_a_known_fault_is_degraded_only_after_it_had_answered(
+    was: dict[str, str], told: bool
+) -> None:
+    stored = {"conditions": [{"type": kind, "status": status} for kind, status in was.items()]}
+    observation = running(SPEC, GOOD, counts=NOTHING_UP)
+    observation = replace(observation, parent=replace(observation.parent, status=stored))
+    expected = {"Degraded": ("True", "ReplicasUnavailable")} if told else {}
+    assert {kind: one for kind, one in conditions(observation).items() if kind == "Degraded"} == expected
+
+
+def test_some_good_replicas_that_answer_are_not_degraded() -> None:
+    stored = {"conditions": [{"type": "Available", "status": "True"}]}
+    observation = running(SPEC, GOOD, counts={**NOTHING_UP, "readyReplicas": 1})
+    observation = replace(observation, parent=replace(observation.parent, status=stored))
+    assert "Degraded" not in conditions(observation)
+
+
+def test_the_fault_of_the_good_pods_is_told_where_it_matters() -> None:
+    sick = a_pod("sick", of=GOOD, containerStatuses=waiting("InvalidImageName"))
+    back = running(BAD_SPEC, GOOD, rejected(decided_at=ago(900)), counts=NOTHING_UP, pods=(sick,))
+    assert "cannot be parsed" in messages(back)["Ready"]
+    both = running(BAD_SPEC, candidate(), GOOD, counts={"replicas": 1}, pods=(sick,))
+    assert "cannot be parsed" in messages(both)["Degraded"]
+
+
+# Words.
+
+
+def test_the_message_says_how_far_a_change_is_and_what_is_left_of_the_old() -> None:
+    told = messages(running(BAD_SPEC, candidate(), GOOD, counts=SURGED))
+    assert told["Ready"] == (
+        "1 of 2 replicas run the declared revision, 2 are available; 2 of an earlier revision still run."
+    )
+    fresh = messages(running(BAD_SPEC, candidate(), counts=NOTHING_UP))
+    assert fresh["Ready"] == "2 of 2 replicas run the declared revision, 0 are available."
+
+
+def test_a_rollback_tells_what_was_rejected_why_what_serves_and_what_to_do() -> None:
+    told = messages(running(BAD_SPEC, GOOD, rejected()))["Ready"]
+    for words in (rejected().hash, "ImageNotFound", "There is no such image.", GOOD.hash, "retryToken"):
+        assert words in told
+
+
+def test_availability_names_the_revisions_that_answer() -> None:
+    pods = (*serving(GOOD, candidate()), going(a_pod("gone", of=a_revision(), ready=True)), a_pod("none", ready=True))
+    told = messages(running(BAD_SPEC, candidate(), GOOD, counts=SURGED, pods=pods))["Available"]
+    both = " and ".join(sorted((GOOD.hash, candidate().hash)))
+    assert told == f"2 replicas of revision {both} answer requests."
+    assert messages(running(SPEC, GOOD))["Available"] == "2 replicas answer requests."
+
+
+def failing(words: str) -> Observation:
+    containers = a_container_status(
+        state={"waiting": {"reason": "ErrImagePull" if words else "ImagePullBackOff", "message": words}}
+    )
+    return running(SPEC, a_revision(spec=SPEC), counts=NOTHING_UP, pods=(a_pod(of=GOOD, containerStatuses=containers),))
+
+
+def test_words_of_the_runtime_do_not_come_and_go() -> None:
+    first = status_of(failing("no idea"))
+    assert status_of(later(failing(""), first)) == first
+    changed = status_of(later(failing("no clue"), first))
+    assert changed != first
+    edited = status_of(later(failing(""), first, generation=2))
+    assert {one["type"]: one["message"] for one in edited["conditions"]}["Ready"].endswith("imagePullSecrets.")
+
+
+# The rest of the status.
+
+
+def test_revisions_are_named() -> None:
+    status = status_of(running(BAD_SPEC, GOOD, rejected(attempt=2)))
+    assert (status["desiredRevision"], status["activeRevision"]) == (rejected().hash, GOOD.hash)
+    assert status["lastKnownGoodRevision"] == GOOD.hash
+    assert status["rejected"] == [
+        {
+            "revision": rejected().hash,
+            "reason": "ImageNotFound",
+            "message": "There is no such image.",
+            "attempts": 2,
+            "rejectedAt": "2026-01-02T03:03:05Z",
+        }
+    ]
+
+
+def test_only_the_newest_rejected_revisions_are_told() -> None:
+    bad = [
+        a_revision(State.REJECTED, number=n, spec=a_spec(image=f"bad:{n}"), decided_at=ago(n) if n else None)
+        for n in range(REJECTED_SHOWN + 1)
+    ]
+    told = status_of(running(SPEC, GOOD, *bad))["rejected"]
+    assert [one["revision"] for one in told] == [one.hash for one in bad[1:]]
+    (unknown,) = status_of(running(SPEC, GOOD, bad[0]))["rejected"]
+    assert unknown["rejectedAt"] == "1970-01-01T00:00:00Z"
+
+
+def test_nothing_is_told_of_revisions_that_are_not_known() -> None:
+    status = status_of(an_observation())
+    assert {"mode", "url", "activeRevision", "lastKnownGoodRevision"} & status.keys() == set()
+    assert status["rejected"] == []
+
+
+def test_a_spec_that_cannot_be_read_still_has_what_serves_told() -> None:
+    observation = running(SPEC, GOOD)
+    observation = replace(observation, parent=replace(observation.parent, spec=InvalidSpec(("why",))))
+    finding = plan(observation, SETTINGS).obstacle
+    status = status_of(observation, finding)
+    assert conditions(observation, finding) == {
+        "Ready": ("False", "InvalidSpec"),
+        **AVAILABLE,
+        "Stalled": ("True", "InvalidSpec"),
     }
+    assert (status["mode"], status["readyReplicas"]) == ("mock", 2)
+    assert "desiredRevision" not in status
+
+
+def test_of_a_spec_that_cannot_be_read_nothing_is_claimed() -> None:
+    observation = running(SPEC, GOOD)
+    observation = replace(observation, parent=replace(observation.parent, spec=InvalidSpec(("why",))))
+    assert conditions(observation)["Ready"] == ("False", "RollingOut")
 
 
 def test_a_foreign_deployment_gives_neither_replicas_nor_availability() -> None:
-    observation = applied(**rolled_out(2))
+    observation = running(SPEC, GOOD)
     assert observation.deployment is not None
     observation.deployment["metadata"]["ownerReferences"] = []
-    status = build_status(observation, Finding(Reason.NAME_CONFLICT, "why"))
+    status = status_of(observation, Finding(Reason.NAME_CONFLICT, "why"))
     assert status["replicas"] == 0
     assert "mode" not in status
     assert "url" in status, "the Service is our own"
     assert conditions(observation, Finding(Reason.NAME_CONFLICT, "why"))["Available"][0] == "False"
 
 
-def test_before_anything_is_made_it_says_so() -> None:
-    status = build_status(an_observation(), None)
-    assert {"mode", "url"} & status.keys() == set()
-    assert conditions(an_observation())["Ready"] == ("False", "RollingOut")
+def test_a_foreign_service_has_no_url() -> None:
+    observation = running(SPEC, GOOD)
+    assert observation.service is not None
+    assert status_of(observation)["url"] == "http://triage.clinic.svc:8002"
+    observation.service["metadata"]["ownerReferences"] = []
+    assert "url" not in status_of(observation)
 
 
 @pytest.mark.parametrize("env", [[], [{"name": "OTHER", "value": "mock"}], [{"name": "LLM_MODE", "value": "by hand"}]])
 def test_a_mode_that_is_none_is_not_told(env: list[dict[str, str]]) -> None:
-    observation = applied(**rolled_out(2))
+    observation = running(SPEC, GOOD)
     assert observation.deployment is not None
-    assert build_status(observation, None)["mode"] == "mock"
+    assert status_of(observation)["mode"] == "mock"
     observation.deployment["spec"]["template"]["spec"]["containers"][0]["env"] = env
-    assert "mode" not in build_status(observation, None)
+    assert "mode" not in status_of(observation)
     observation.deployment["spec"]["template"]["spec"]["containers"] = []
-    assert "mode" not in build_status(observation, None)
+    assert "mode" not in status_of(observation)
+
+
+def test_after_a_rollback_the_mode_is_that_of_what_runs() -> None:
+    spec = a_spec(mode="qwen")
+    bad = a_revision(State.REJECTED, number=2, spec=spec)
+    assert status_of(running(spec, a_revision(State.GOOD), bad))["mode"] == "mock"
 
 
 def test_every_condition_speaks_about_the_generation_that_was_read() -> None:
-    observation = dataclasses.replace(applied(**rolled_out(2)), parent=a_parent(generation=5))
-    status = build_status(observation, None)
+    observation = running(SPEC, GOOD)
+    status = status_of(replace(observation, parent=replace(observation.parent, generation=5)))
     assert status["observedGeneration"] == 5
     assert {one["observedGeneration"] for one in status["conditions"]} == {5}
 
 
-def test_the_status_is_a_fixed_point_so_nothing_is_written_at_rest() -> None:
-    observation = applied(**rolled_out(2))
-    first = build_status(observation, None)
-    later = dataclasses.replace(
-        observation,
-        parent=dataclasses.replace(observation.parent, status=first),
-        now=observation.now.replace(year=2030),
-    )
-    assert build_status(later, None) == first
-
-
 def test_the_transition_time_moves_only_with_the_status() -> None:
-    before = build_status(applied(**rolled_out(2)), None)
-    later = dataclasses.replace(
-        applied(observedGeneration=1, replicas=2, updatedReplicas=2, availableReplicas=1),
-        parent=a_parent(spec=a_spec(replicas=2), status=before),
-        now=an_observation().now.replace(year=2030),
+    before = status_of(running(SPEC, GOOD))
+    fewer = running(
+        SPEC, GOOD, counts={"replicas": 2, "updatedReplicas": 2, "availableReplicas": 1, "readyReplicas": 1}
     )
-    times = {one["type"]: one["lastTransitionTime"][:4] for one in build_status(later, None)["conditions"]}
+    times = {one["type"]: one["lastTransitionTime"][:4] for one in status_of(later(fewer, before))["conditions"]}
     assert times == {"Ready": "2030", "Reconciling": "2030", "Available": "2026"}
 
 
-def test_words_of_the_runtime_do_not_come_and_go() -> None:
-    def failing(words: str) -> Observation:
-        waiting = {"reason": "ErrImagePull" if words else "ImagePullBackOff", "message": words}
-        return dataclasses.replace(
-            applied(observedGeneration=1, replicas=2),
-            pods=(a_pod(containerStatuses=a_container_status(state={"waiting": waiting})),),
-        )
-
-    first = build_status(failing("not found"), None)
-    then = dataclasses.replace(failing(""), parent=a_parent(spec=a_spec(replicas=2), status=first))
-    assert build_status(then, None) == first
-    later = a_parent(spec=a_spec(replicas=2), status=first, generation=2)
-    assert build_status(dataclasses.replace(failing(""), parent=later), None)["conditions"][1]["message"].endswith(".")
-    changed = dataclasses.replace(failing("denied"), parent=a_parent(spec=a_spec(replicas=2), status=first))
-    assert build_status(changed, None) != first
+# What is worth a write of its own.
 
 
-def test_the_status_is_what_the_crd_declares() -> None:
-    LLMDeploymentStatus.model_validate(build_status(applied(**rolled_out(2)), None), extra="forbid")
+def test_other_counts_and_other_words_are_no_news() -> None:
+    before = status_of(running(BAD_SPEC, candidate(), GOOD, counts=SURGED))
+    after = status_of(running(BAD_SPEC, candidate(), GOOD, counts={**SURGED, "replicas": 2, "readyReplicas": 1}))
+    assert before != after
+    assert not is_news(before, after)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        running(BAD_SPEC, GOOD, rejected()),
+        running(BAD_SPEC, candidate(), counts=SURGED),
+        running(a_spec(replicas=2, image="other:1"), candidate(), GOOD, counts=SURGED),
+        replace(running(BAD_SPEC, candidate(), GOOD, counts=SURGED), parent=a_parent(spec=BAD_SPEC, generation=2)),
+    ],
+    ids=["a condition", "the good revision", "the declared revision", "the generation"],
+)
+def test_it_is_news_when_another_is(after: Observation) -> None:
+    assert is_news(status_of(running(BAD_SPEC, candidate(), GOOD, counts=SURGED)), status_of(after))
+
+
+def test_the_first_status_is_news() -> None:
+    assert is_news(a_parent().status, status_of(running(SPEC, GOOD)))
+
+
+# The rules of kstatus, whatever there is.
+
+
+def revisions(spec: LLMDeploymentSpec) -> Any:
+    others = st.lists(st.sampled_from(State), max_size=2).map(
+        lambda states: [a_revision(one, number=n + 5, spec=a_spec(image=f"other:{n}")) for n, one in enumerate(states)]
+    )
+    own = st.none() | st.sampled_from(State).map(lambda state: a_revision(state, spec=spec))
+    return st.tuples(own, others)
+
+
+@st.composite
+def worlds(draw: Any) -> Observation:
+    spec = draw(st.sampled_from([SPEC, a_spec(replicas=0), a_spec(rollback={"enabled": False})]))
+    own, others = draw(revisions(spec))
+    known = [*([] if own is None else [own]), *others]
+    runs = draw(st.sampled_from(known or [a_revision(spec=spec)]))
+    counts = draw(st.sampled_from([{}, NOTHING_UP, SURGED, rolled_out(spec.replicas), {"observedGeneration": 0}]))
+    pods = draw(st.sampled_from([(), serving(runs), (a_pod(of=runs, containerStatuses=waiting("InvalidImageName")),)]))
+    observation = running(spec, runs, *(one for one in known if one is not runs), counts=counts, pods=pods)
+    if not known:
+        observation = replace(observation, revisions=())
+    if draw(st.booleans()):
+        observation = replace(observation, deployment=None)
+    return observation
+
+
+@settings(deadline=None)
+@given(worlds())
+def test_one_condition_tells_the_tools_whether_to_wait(observation: Observation) -> None:
+    obstacle = plan(observation, SETTINGS).obstacle
+    told = conditions(observation, obstacle)
+    assert not {"Stalled", "Reconciling"} <= told.keys()
+    ready, reason = told["Ready"]
+    assert (ready == "True") is (Reason(reason) in READY)
+    assert (ready == "True") is not bool({"Stalled", "Reconciling"} & told.keys())
+    assert {status for kind, (status, _) in told.items() if kind not in ("Ready", "Available")} <= {"True"}
+    assert told["Available"][0] == "False" or Reason(told["Available"][1]) in FINE
+
+
+def test_a_parent_that_was_never_looked_at_has_its_first_conditions_now() -> None:
+    status = status_of(an_observation(parent=a_parent(status={})))
+    assert {one["lastTransitionTime"] for one in status["conditions"]} == {"2026-01-02T03:04:05Z"}

@@ -11,10 +11,10 @@ async def test_a_key_added_many_times_comes_once() -> None:
     queue: WorkQueue[str] = WorkQueue()
     for _ in range(1000):
         queue.add("a")
-    assert len(queue) == 1
+    assert queue.depth() == 1
     assert await queue.get() == "a"
     queue.done("a")
-    assert len(queue) == 0
+    assert queue.depth() == 0
 
 
 async def test_a_key_added_while_worked_on_comes_again_but_never_to_two_workers() -> None:
@@ -23,11 +23,11 @@ async def test_a_key_added_while_worked_on_comes_again_but_never_to_two_workers(
     await queue.get()
     queue.add("a")
     queue.add("a")
-    assert len(queue) == 0
+    assert queue.depth() == 0
     queue.done("a")
     assert await queue.get() == "a"
     queue.done("a")
-    assert len(queue) == 0
+    assert queue.depth() == 0
 
 
 async def test_a_delayed_key_comes_at_the_earliest_of_its_times() -> None:
@@ -93,7 +93,7 @@ def test_no_addition_is_ever_lost(steps: list[str]) -> None:
             if step.startswith("add"):
                 queue.add(step[-1])
                 owed.add(step[-1])
-            elif step == "work" and len(queue):
+            elif step == "work" and queue.depth():
                 key = await queue.get()
                 assert key not in working
                 working.append(key)
@@ -102,7 +102,7 @@ def test_no_addition_is_ever_lost(steps: list[str]) -> None:
                 queue.done(working.pop(0))
         while working:
             queue.done(working.pop())
-        while len(queue):
+        while queue.depth():
             key = await queue.get()
             owed.discard(key)
             queue.done(key)

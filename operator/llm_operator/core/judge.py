@@ -1,0 +1,196 @@
+"""Is the revision that runs good, or is it at fault? Pure; called by plan.py.
+
+Success is judged before failure. A proof condemns within seconds, a doubt waits for the deadline, and while
+pods of the good revision fail too, nobody is blamed before twice the deadline. Pods of other revisions,
+old counts and an API server that was away prove nothing.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.types import LLMDeploymentSpec
+from llm_operator.core import names
+from llm_operator.core.diagnosis import Fault, Proof, diagnose, is_going, is_over, is_ready, not_answering
+from llm_operator.core.model import Observation, Settings, Suspicion
+from llm_operator.core.names import Manifest
+from llm_operator.core.revision import Revision, State, Verdict, timestamp
+
+# After an outage the kubelets need a moment to tell what happened meanwhile.
+CONTACT_GRACE = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict to write, if any; what to remember until the next look, and when that should be."""
+
+    verdict: Verdict | None = None
+    outcome: Finding | None = None
+    suspicion: Suspicion | None = None
+    look_again_after: float | None = None
+
+
+def judge(
+    observation: Observation,
+    spec: LLMDeploymentSpec,
+    revision: Revision,
+    last_good: Revision | None,
+    settings: Settings,
+) -> Judgement:
+    """Judge the revision that the Deployment runs; the caller has made sure that it does."""
+    verdict, deployment, now = revision.verdict, observation.deployment, observation.now
+    assert deployment is not None
+    if spec.replicas == 0:
+        return Judgement(_stopped(verdict))
+    if is_rolled_out(deployment):
+        return Judgement(replace(verdict, state=State.GOOD, decided_at=now, reason="", message=""), _proved(spec))
+    if verdict.state is State.REJECTED:
+        return Judgement()
+    if verdict.started_at is None or verdict.progress_at is None:
+        begun = replace(verdict, started_at=now, progress=0, progress_at=now, extended=False)
+        return Judgement(begun, look_again_after=_allowed(spec))
+    return _judge_unready(observation, spec, revision, last_good, settings)
+
+
+def _judge_unready(
+    observation: Observation,
+    spec: LLMDeploymentSpec,
+    revision: Revision,
+    last_good: Revision | None,
+    settings: Settings,
+) -> Judgement:
+    now, verdict = observation.now, revision.verdict
+    fault = _of_this_attempt(fault_of(observation, revision.hash), verdict)
+    suspicion = _suspicion(observation, revision, fault)
+    infrastructure = last_good is not None and good_pods_fail(observation, last_good)
+    due = _deadline(observation, spec, verdict)
+    waits = [(due - now).total_seconds()]
+    if fault is not None and fault.proof is not Proof.DOUBT and not infrastructure:
+        lasts = timedelta(seconds=settings.confirm_seconds if fault.proof is Proof.STANDING else 0.0)
+        proved = max(now if suspicion is None else suspicion.since + lasts, _trusted_from(observation))
+        if now >= proved:
+            return _rejected(observation, spec, revision, last_good, fault.finding)
+        waits.append((proved - now).total_seconds())
+    if now >= due and infrastructure and not verdict.extended:
+        return Judgement(replace(verdict, extended=True), suspicion=suspicion, look_again_after=_allowed(spec))
+    if now >= due:
+        return _rejected(observation, spec, revision, last_good, _too_late(observation, spec, revision, fault))
+    proven = _proven_replicas(observation.deployment)
+    if verdict.progress < proven < spec.replicas:
+        progressed = replace(verdict, progress=proven, progress_at=now)
+        return Judgement(progressed, suspicion=suspicion, look_again_after=_allowed(spec))
+    return Judgement(suspicion=suspicion, look_again_after=min(waits))
+
+
+def is_rolled_out(deployment: Manifest) -> bool:
+    """Whether every replica is of the newest template and available, and no other pod is left."""
+    status, declared = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
+    return is_observed(deployment) and all(
+        status.get(count, 0) == declared for count in ("updatedReplicas", "replicas", "availableReplicas")
+    )
+
+
+def is_observed(deployment: Manifest) -> bool:
+    """Whether the counts speak about the newest spec of the Deployment."""
+    return bool(deployment.get("status", {}).get("observedGeneration", 0) >= deployment["metadata"]["generation"])
+
+
+def fault_of(observation: Observation, revision: str) -> Fault | None:
+    """What keeps the pods of one revision from becoming ready."""
+    return diagnose(
+        pods_of(observation, revision),
+        [one for one in observation.replica_sets if names.revision_of(one) == revision],
+    )
+
+
+def pods_of(observation: Observation, revision: str) -> list[Manifest]:
+    """The pods of one revision."""
+    return [pod for pod in observation.pods if names.revision_of(pod) == revision]
+
+
+def good_pods_fail(observation: Observation, last_good: Revision) -> bool:
+    """Whether more than half of the pods of the good revision are not ready: then the cause is not the new one."""
+    pods = [pod for pod in pods_of(observation, last_good.hash) if not is_going(pod) and not is_over(pod)]
+    return sum(1 for pod in pods if is_ready(pod)) * 2 < len(pods)
+
+
+def _of_this_attempt(fault: Fault | None, verdict: Verdict) -> Fault | None:
+    """The fault; no proof if what it counts happened before the attempt began (pods may be older than a retry)."""
+    if fault is None or fault.last_exit is None or verdict.started_at is None:
+        return fault
+    return fault if fault.last_exit >= timestamp(verdict.started_at) else replace(fault, proof=Proof.DOUBT)
+
+
+def _allowed(spec: LLMDeploymentSpec) -> float:
+    return float(spec.rollout.progress_deadline_seconds)
+
+
+def _stopped(verdict: Verdict) -> Verdict | None:
+    """Where nothing runs nothing is proved, and no time passes."""
+    if verdict.state is not State.CANDIDATE or verdict.started_at is None:
+        return None
+    return replace(verdict, started_at=None, progress=0, progress_at=None, extended=False)
+
+
+def _suspicion(observation: Observation, revision: Revision, fault: Fault | None) -> Suspicion | None:
+    if fault is None or fault.proof is Proof.DOUBT:
+        return None
+    seen = Suspicion(revision.hash, revision.verdict.attempt, fault.finding.reason, observation.now)
+    old = observation.suspicion
+    return old if old is not None and replace(old, since=seen.since) == seen else seen
+
+
+def _trusted_from(observation: Observation) -> datetime:
+    return observation.contact_since + CONTACT_GRACE
+
+
+def _deadline(observation: Observation, spec: LLMDeploymentSpec, verdict: Verdict) -> datetime:
+    assert verdict.progress_at is not None
+    allowed = timedelta(seconds=_allowed(spec) * (2 if verdict.extended else 1))
+    return max(verdict.progress_at + allowed, _trusted_from(observation))
+
+
+def _proven_replicas(deployment: Manifest | None) -> int:
+    """Replicas of the newest template that are available, given that the old ones are."""
+    if deployment is None or not is_observed(deployment):
+        return 0
+    counts = deployment.get("status", {})
+    old = counts.get("replicas", 0) - counts.get("updatedReplicas", 0)
+    return max(0, int(counts.get("availableReplicas", 0) - old))
+
+
+def _rejected(
+    observation: Observation,
+    spec: LLMDeploymentSpec,
+    revision: Revision,
+    last_good: Revision | None,
+    finding: Finding,
+) -> Judgement:
+    rolls_back = last_good is not None and spec.rollback.enabled
+    verdict = replace(
+        revision.verdict,
+        state=State.REJECTED,
+        decided_at=observation.now,
+        reason=str(finding.reason),
+        message=finding.message,
+        rollbacks=(*revision.verdict.rollbacks, *((observation.now,) if rolls_back else ())),
+    )
+    return Judgement(verdict, finding)
+
+
+def _too_late(observation: Observation, spec: LLMDeploymentSpec, revision: Revision, fault: Fault | None) -> Finding:
+    late = f"Not available within {spec.rollout.progress_deadline_seconds} s (rollout.progressDeadlineSeconds)."
+    known = fault.finding if fault is not None else not_answering(pods_of(observation, revision.hash))
+    if known is None:
+        return Finding(
+            Reason.PROGRESS_DEADLINE_EXCEEDED,
+            f"{late} No fault is known; see `kubectl describe pods -l {names.INSTANCE}={observation.parent.name}`.",
+        )
+    return Finding(known.reason, f"{late} {known.message}")
+
+
+def _proved(spec: LLMDeploymentSpec) -> Finding:
+    return Finding(
+        Reason.ALL_REPLICAS_READY,
+        f"{spec.replicas} of {spec.replicas} replicas answered for {spec.rollout.soak_seconds} s without a break.",
+    )

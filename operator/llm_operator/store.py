@@ -1,0 +1,200 @@
+"""What the watches delivered: the newest version of each object, with no more of it than decisions need.
+
+Reads come from here; whatever must not be decided on old news (condemning a revision, undoing an edit) is read
+live (observe.py). An own write puts its answer here at once, so that nobody decides on the state before it.
+Filled by watch.py, controller.py (lists) and act.py.
+"""
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from llm_operator.core import names
+from llm_operator.core.names import Manifest
+from llm_operator.kube import CONTROLLER_REVISIONS, DEPLOYMENTS, LLMDEPLOYMENTS, PODS, SERVICES, Resource
+
+KINDS = (LLMDEPLOYMENTS, DEPLOYMENTS, SERVICES, CONTROLLER_REVISIONS, PODS)
+# Long enough for a list that was asked for before the deletion to arrive.
+REMEMBER_DELETED_SECONDS = 600.0
+
+Place = tuple[str, str]  # namespace, name
+_Kind = dict[Place, Manifest]
+
+
+class Store:
+    """Objects by kind and name, and children by the LLMDeployment whose label they carry."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._objects: dict[Resource, _Kind] = {resource: {} for resource in KINDS}
+        self._children: dict[Resource, defaultdict[Place, set[Place]]] = {
+            resource: defaultdict(set) for resource in (CONTROLLER_REVISIONS, PODS)
+        }
+        self._deleted: dict[str, tuple[int, float]] = {}  # uid: the version that was the last, and when it was told
+        self._owed: dict[Resource, tuple[int, float]] = {}  # a version that the watch has still to deliver: since when
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
+        """The newest known version of an object."""
+        return self._objects[resource].get((namespace, name))
+
+    def children(self, resource: Resource, namespace: str, parent: str) -> list[Manifest]:
+        """The objects of a kind that carry the parent's label, in the order of their names."""
+        places = self._children[resource].get((namespace, parent), ())
+        return [self._objects[resource][place] for place in sorted(places)]
+
+    def every(self, resource: Resource) -> Iterator[Manifest]:
+        """All objects of a kind."""
+        return iter(list(self._objects[resource].values()))
+
+    def put(self, resource: Resource, live: Manifest, *, watched: bool = False) -> bool:
+        """Take a version unless a newer one is known; whether anything a decision looks at changed."""
+        version = _version(live)
+        if watched:
+            self._settle(resource, version)
+        metadata = live["metadata"]
+        # A watch also calls deleted what only lost its label.
+        if version <= self._deleted.get(metadata["uid"], (0, 0.0))[0]:
+            return False
+        place = (metadata["namespace"], metadata["name"])
+        old = self._objects[resource].get(place)
+        if old is not None and version <= _version(old):
+            return False
+        new = COMPACT[resource](live)
+        self._objects[resource][place] = new
+        self._index(resource, place, old, new)
+        return old is None or not _same(old, new)
+
+    def remove(self, resource: Resource, live: Manifest, *, watched: bool = False) -> None:
+        """The object is gone. One of its name that was made since stays."""
+        if watched:
+            self._settle(resource, _version(live))
+        uid = live["metadata"]["uid"]
+        self._deleted[uid] = (_version(live), self._clock())
+        place = (live["metadata"]["namespace"], live["metadata"]["name"])
+        old = self._objects[resource].get(place)
+        if old is not None and old["metadata"]["uid"] == uid:
+            del self._objects[resource][place]
+            self._index(resource, place, old, None)
+
+    def take(self, resource: Resource, page: Iterable[Manifest]) -> set[Place]:
+        """Take listed objects; returns where they stand.
+
+        What is news to the store the watch has still to deliver: `behind_seconds` tells if it never does.
+        """
+        listed = set()
+        for live in page:
+            listed.add((live["metadata"]["namespace"], live["metadata"]["name"]))
+            if self.put(resource, live):
+                self._owe(resource, _version(live))
+        return listed
+
+    def drop_others(self, resource: Resource, namespace: str | None, listed: set[Place], version: int) -> None:
+        """What a list of all objects (of a namespace), as they were at `version`, does not hold is gone."""
+        for place, old in list(self._objects[resource].items()):
+            if place not in listed and namespace in (None, place[0]) and _version(old) <= version:
+                self.remove(resource, old)
+        now = self._clock()
+        kept = ((uid, last) for uid, last in self._deleted.items() if now - last[1] < REMEMBER_DELETED_SECONDS)
+        self._deleted = dict(kept)
+
+    def behind_seconds(self) -> float:
+        """For how long a watch has owed what a list showed."""
+        return max((self._clock() - since for _, since in self._owed.values()), default=0.0)
+
+    def _owe(self, resource: Resource, version: int) -> None:
+        owed, since = self._owed.get(resource, (0, self._clock()))
+        self._owed[resource] = (max(owed, version), since)
+
+    def _settle(self, resource: Resource, version: int) -> None:
+        if resource in self._owed and version >= self._owed[resource][0]:
+            del self._owed[resource]
+
+    def _index(self, resource: Resource, place: Place, old: Manifest | None, new: Manifest | None) -> None:
+        if resource not in self._children:
+            return
+        index = self._children[resource]
+        for live, change in ((old, set.discard), (new, set.add)):
+            parent = None if live is None else live["metadata"].get("labels", {}).get(names.INSTANCE)
+            if parent is not None:
+                change(index[place[0], parent], place)
+                if not index[place[0], parent]:
+                    del index[place[0], parent]
+
+
+def _version(live: Manifest) -> int:
+    # Comparable by the rules of Kubernetes 1.35, and in fact ever since.
+    return int(live["metadata"]["resourceVersion"])
+
+
+def _same(old: Manifest, new: Manifest) -> bool:
+    return {**old, "metadata": {**old["metadata"], "resourceVersion": ""}} == {
+        **new,
+        "metadata": {**new["metadata"], "resourceVersion": ""},
+    }
+
+
+def _interned(value: Any) -> Any:
+    """A copy whose keys, the same in thousands of objects, are in memory once."""
+    if isinstance(value, dict):
+        return {sys.intern(key): _interned(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_interned(one) for one in value]
+    if isinstance(value, str) and len(value) < 64:
+        return sys.intern(value)
+    return value
+
+
+def _slim(live: Manifest) -> Manifest:
+    """Without what only an apply needs; before one everything is read live."""
+    metadata = {key: value for key, value in live["metadata"].items() if key != "managedFields"}
+    if "annotations" in metadata:
+        annotations = metadata["annotations"].items()
+        metadata["annotations"] = {key: one for key, one in annotations if not key.startswith("kubectl.kubernetes.io/")}
+    compact: Manifest = _interned({**live, "metadata": metadata})
+    return compact
+
+
+def _slim_deployment(live: Manifest) -> Manifest:
+    status = {key: value for key, value in live.get("status", {}).items() if key != "conditions"}
+    failures = [one for one in live.get("status", {}).get("conditions", []) if one["type"] == "ReplicaFailure"]
+    return _slim({**live, "status": {**status, "conditions": failures}})
+
+
+def _slim_pod(live: Manifest) -> Manifest:
+    metadata, spec, status = live["metadata"], live.get("spec", {}), live.get("status", {})
+    revision = names.revision_of(live)
+    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "labels")
+    slim: Manifest = {
+        "kind": "Pod",
+        "metadata": {
+            **{key: metadata[key] for key in kept if key in metadata},
+            "annotations": {} if revision is None else {names.REVISION: revision},
+        },
+        "spec": {
+            group: [{"name": one["name"], "resources": one.get("resources", {})} for one in spec[group]]
+            for group in ("initContainers", "containers")
+            if group in spec
+        },
+        "status": {
+            **{key: status[key] for key in ("phase", "reason", "message") if key in status},
+            "conditions": [
+                {key: one[key] for key in ("type", "status", "reason", "message") if key in one}
+                for one in status.get("conditions", [])
+                if one["type"] in ("Ready", "PodScheduled")
+            ],
+            **{key: status[key] for key in ("initContainerStatuses", "containerStatuses") if key in status},
+        },
+    }
+    compact: Manifest = _interned(slim)
+    return compact
+
+
+COMPACT: dict[Resource, Callable[[Manifest], Manifest]] = {
+    LLMDEPLOYMENTS: _slim,
+    DEPLOYMENTS: _slim_deployment,
+    SERVICES: _slim,
+    CONTROLLER_REVISIONS: _slim,
+    PODS: _slim_pod,
+}

@@ -1,0 +1,322 @@
+"""A cluster small enough to be walked through at random: an API server's versions, a Deployment controller, pods.
+
+It stands for Kubernetes, not for anything of ours; the integration tests run the same stories on the real one.
+Time jumps from one moment at which something changes to the next.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from llm_operator.core import names
+from llm_operator.core.model import Apply, Forget, Judge, Observation, Record
+from llm_operator.core.names import Manifest
+from llm_operator.observe import parse_parent
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+FOR_EVER = float("inf")
+
+
+class Conflict(Exception):
+    """The object has changed since it was read, or exists already."""
+
+
+@dataclass(frozen=True)
+class PodState:
+    """What a pod is from `since` on (seconds after its beginning)."""
+
+    since: float
+    ready: bool
+    status: Manifest
+
+
+def _running(since: float, *, ready: bool, restarts: int = 0, last: Manifest | None = None) -> PodState:
+    container: Manifest = {"state": {"running": {}}, "ready": ready, "started": True, "restartCount": restarts}
+    return PodState(since, ready, container | ({"lastState": {"terminated": last}} if last else {}))
+
+
+def _waiting(
+    since: float, reason: str, message: str = "", *, restarts: int = 0, last: Manifest | None = None
+) -> PodState:
+    container: Manifest = {"state": {"waiting": {"reason": reason, "message": message}}, "restartCount": restarts}
+    return PodState(since, False, container | ({"lastState": {"terminated": last}} if last else {}))
+
+
+def _crashing(lives: float, *, ready_after: float | None = None, oom: bool = False) -> Iterator[PodState]:
+    """Runs for a while, ends, waits ever longer."""
+    at, back_off, last = 0.0, 0.0, None
+    for restarts in range(12):
+        yield _running(at, ready=False, restarts=restarts, last=last)
+        if ready_after is not None:
+            yield _running(at + ready_after, ready=True, restarts=restarts, last=last)
+        at += lives
+        last = {"exitCode": 137 if oom else 1, "reason": "OOMKilled" if oom else "Error", "finishedAfter": at}
+        yield _waiting(at, "CrashLoopBackOff", restarts=restarts, last=last)
+        back_off = min(300.0, back_off * 2 or 10.0)
+        at += back_off
+
+
+def _flapping() -> Iterator[PodState]:
+    for number in range(600):
+        yield _running(number * 4.0, ready=number % 2 == 1)
+
+
+BEHAVIOURS: dict[str, Callable[[], list[PodState]]] = {
+    "good": lambda: [_running(0, ready=False), _running(2, ready=True)],
+    "slow": lambda: [_running(0, ready=False), _running(20, ready=True)],
+    "crash": lambda: list(_crashing(1)),
+    "oom": lambda: list(_crashing(2, oom=True)),
+    "late": lambda: list(_crashing(12, ready_after=2)),
+    "flap": lambda: list(_flapping()),
+    "never": lambda: [_running(0, ready=False)],
+    "not found": lambda: [_waiting(0, "ErrImagePull", "x: not found")],
+    "no registry": lambda: [_waiting(0, "ErrImagePull", "dial tcp: i/o timeout")],
+    "no Secret": lambda: [_waiting(0, "CreateContainerConfigError", 'secret "x" not found')],
+}
+TIMELINES = {name: make() for name, make in BEHAVIOURS.items()}
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod: its template, how its image behaves, and since when."""
+
+    name: str
+    template: str
+    image: str
+    behaviour: str
+    created: float
+    begins: float
+
+    def state(self, now: float) -> PodState:
+        age = now - self.begins
+        return [one for one in TIMELINES[self.behaviour] if one.since <= age][-1]
+
+    def changes_after(self, now: float) -> float:
+        age = now - self.begins
+        return self.begins + min((one.since for one in TIMELINES[self.behaviour] if one.since > age), default=FOR_EVER)
+
+    def ready_since(self, now: float) -> float | None:
+        age, since = now - self.begins, None
+        for one in TIMELINES[self.behaviour]:
+            if one.since > age:
+                break
+            since = (one.since if since is None else since) if one.ready else None
+        return None if since is None else self.begins + since
+
+    def manifest(self, now: float) -> Manifest:
+        template = json.loads(self.template)
+        state = self.state(now)
+        status = json.loads(json.dumps(state.status))
+        last = status.get("lastState", {}).get("terminated")
+        if last is not None:
+            last["finishedAt"] = (START + timedelta(seconds=self.begins + last.pop("finishedAfter"))).strftime("%FT%TZ")
+        return {
+            "kind": "Pod",
+            "metadata": {
+                "name": self.name,
+                "namespace": "clinic",
+                "creationTimestamp": (START + timedelta(seconds=self.created)).strftime("%FT%TZ"),
+                **template["metadata"],
+            },
+            "spec": template["spec"],
+            "status": {
+                "conditions": [{"type": "Ready", "status": "True" if state.ready else "False"}],
+                "containerStatuses": [
+                    {"name": names.SERVER_CONTAINER, "image": self.image, "ready": state.ready, **status}
+                ],
+            },
+        }
+
+
+@dataclass
+class Cluster:
+    """The objects of one LLMDeployment and everything that moves them but the operator."""
+
+    behaviour: dict[str, str]
+    spec: Manifest
+    now: float = 0.0
+    contact_since: float = -1e6
+    generation: int = 1
+    status: Manifest = field(default_factory=lambda: {"observedGeneration": -1})
+    deployment: Manifest | None = None
+    service: Manifest | None = None
+    revisions: dict[str, Manifest] = field(default_factory=dict)
+    pods: list[Pod] = field(default_factory=list)
+    version: int = 1
+    parent_version: int = 1
+    made: int = 0
+
+    @property
+    def time(self) -> datetime:
+        return START + timedelta(seconds=self.now)
+
+    def edit(self, **fields: Any) -> None:
+        """The user edits the spec."""
+        edited = {**self.spec, **fields}
+        if edited != self.spec:
+            self.spec, self.generation = edited, self.generation + 1
+            self.parent_version = self._next_version()
+
+    def observation(self) -> Observation:
+        live = {
+            "metadata": {
+                "name": "triage",
+                "namespace": "clinic",
+                "uid": "uid-1",
+                "generation": self.generation,
+                "resourceVersion": str(self.parent_version),
+            },
+            "spec": self.spec,
+            "status": self.status,
+        }
+        return Observation(
+            parent=parse_parent(live),
+            deployment=self.deployment,
+            service=self.service,
+            pods=tuple(pod.manifest(self.now) for pod in self.pods),
+            revisions=tuple(self.revisions.values()),
+            now=self.time,
+            contact_since=START + timedelta(seconds=self.contact_since),
+        )
+
+    def write(self, action: Any) -> None:
+        """What the API server does with a write of the operator."""
+        match action:
+            case Record(manifest):
+                name = manifest["metadata"]["name"]
+                if name in self.revisions:
+                    raise Conflict(name)
+                self.revisions[name] = self._stored(manifest)
+            case Judge(live, annotation):
+                name = self._unchanged(live, self.revisions.get(live["metadata"]["name"]))
+                old = self.revisions[name]
+                annotations = {**old["metadata"]["annotations"], names.VERDICT: annotation}
+                self.revisions[name] = self._stored(
+                    {**old, "metadata": {**old["metadata"], "annotations": annotations}}
+                )
+            case Forget(live):
+                del self.revisions[self._unchanged(live, self.revisions.get(live["metadata"]["name"]))]
+            case Apply(manifest, live):
+                self._apply(manifest, live)
+
+    def _apply(self, manifest: Manifest, live: Manifest | None) -> None:
+        kind = manifest["kind"].lower()
+        old: Manifest | None = getattr(self, kind)
+        if live is None and old is not None:
+            raise Conflict(kind)
+        if live is not None:
+            self._unchanged(live, old)
+        stored = self._stored(manifest)
+        changed = old is None or old["spec"] != manifest["spec"]
+        before = 0 if old is None else old["metadata"]["generation"]
+        stored["metadata"] = {**stored["metadata"], "generation": before + 1 if changed else before}
+        if old is not None and "status" in old:
+            stored["status"] = old["status"]
+        setattr(self, kind, stored)
+
+    def write_status(self, observed_version: str, status: Manifest) -> None:
+        if observed_version != str(self.parent_version):
+            raise Conflict("status")
+        self.status, self.parent_version = status, self._next_version()
+
+    def _stored(self, manifest: Manifest) -> Manifest:
+        metadata = {
+            "uid": f"uid-{manifest['kind']}",
+            **manifest["metadata"],
+            "resourceVersion": str(self._next_version()),
+        }
+        return {**manifest, "metadata": metadata}
+
+    def _unchanged(self, live: Manifest, stored: Manifest | None) -> str:
+        if stored is None or stored["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"]:
+            raise Conflict(live["metadata"]["name"])
+        return str(live["metadata"]["name"])
+
+    def _next_version(self) -> int:
+        self.version += 1
+        return self.version
+
+    # The Deployment controller, as its documentation describes it.
+
+    def settle(self) -> None:
+        """Let the Deployment controller do all that it can do at this moment."""
+        for _ in range(100):
+            before = (self.pods, None if self.deployment is None else self.deployment.get("status"))
+            self._roll()
+            if before == (self.pods, None if self.deployment is None else self.deployment.get("status")):
+                return
+        raise AssertionError("the Deployment controller never comes to rest")
+
+    def _roll(self) -> None:
+        if self.deployment is None:
+            self.pods = []
+            return
+        spec = self.deployment["spec"]
+        template, wanted = json.dumps(spec["template"], sort_keys=True), spec["replicas"]
+        new = [pod for pod in self.pods if pod.template == template]
+        old = [pod for pod in self.pods if pod.template != template]
+        available = [pod for pod in self.pods if self.is_available(pod)]
+        recreate = spec["strategy"]["type"] == "Recreate"
+        if len(new) > wanted:
+            new.sort(key=self.is_available)
+            self._end(new[0])
+        elif recreate and old:
+            self._end(old[0])
+        elif len(new) < wanted and (recreate or len(self.pods) < wanted + 1):
+            self._start(template, spec["template"])
+        elif old:
+            unavailable_new = sum(1 for pod in new if not self.is_available(pod))
+            if len(self.pods) - wanted - unavailable_new > 0:
+                broken = [pod for pod in old if not self.is_available(pod)]
+                if broken:
+                    self._end(broken[0])
+                elif len(available) > wanted:
+                    self._end(old[0])
+        self._count(template)
+
+    def _count(self, template: str) -> None:
+        assert self.deployment is not None
+        counts = {
+            "replicas": len(self.pods),
+            "updatedReplicas": sum(1 for pod in self.pods if pod.template == template),
+            "readyReplicas": sum(1 for pod in self.pods if pod.ready_since(self.now) is not None),
+            "availableReplicas": sum(1 for pod in self.pods if self.is_available(pod)),
+        }
+        status = {
+            "observedGeneration": self.deployment["metadata"]["generation"],
+            **{key: value for key, value in counts.items() if value},
+        }
+        if status != self.deployment.get("status"):
+            self.deployment = self._stored({**self.deployment, "status": status})
+
+    def is_available(self, pod: Pod) -> bool:
+        assert self.deployment is not None
+        since = pod.ready_since(self.now)
+        return since is not None and self.now - since >= self.deployment["spec"].get("minReadySeconds", 0)
+
+    def _start(self, template: str, manifest: Manifest) -> None:
+        self.made += 1
+        image = manifest["spec"]["containers"][0]["image"]
+        behaviour = self.behaviour.get(image, "good")
+        self.pods = [*self.pods, Pod(f"triage-{self.made}", template, image, behaviour, self.now, self.now)]
+
+    def _end(self, gone: Pod) -> None:
+        self.pods = [pod for pod in self.pods if pod is not gone]
+
+    def change_behaviour(self, image: str, behaviour: str) -> None:
+        """From now on the image behaves in another way, in pods that run as well."""
+        self.behaviour = {**self.behaviour, image: behaviour}
+        self.pods = [
+            replace(pod, behaviour=behaviour, begins=self.now) if pod.image == image else pod for pod in self.pods
+        ]
+
+    def next_change(self) -> float:
+        """When the next pod changes, or becomes available."""
+        moments = [pod.changes_after(self.now) for pod in self.pods]
+        if self.deployment is not None:
+            soak = self.deployment["spec"].get("minReadySeconds", 0)
+            due = [since + soak for pod in self.pods if (since := pod.ready_since(self.now)) is not None]
+            moments += [one for one in due if one > self.now]
+        return min(moments, default=FOR_EVER)

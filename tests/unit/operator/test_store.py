@@ -1,0 +1,341 @@
+"""What the watches delivered: the newest version of each object, and whether a change of it matters."""
+
+from typing import Any
+
+import pytest
+
+from llm_operator.core import names
+from llm_operator.core.names import Manifest
+from llm_operator.kube import CONTROLLER_REVISIONS, DEPLOYMENTS, LLMDEPLOYMENTS, PODS, SERVICES
+from llm_operator.store import REMEMBER_DELETED_SECONDS, Store
+from tests.unit.operator.builders import a_manifest, a_pod, a_revision, as_stored, died
+
+
+class Clock:
+    """Seconds, as many as one says."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def an_object(version: int, *, name: str = "triage", uid: str = "uid-1", namespace: str = "clinic", **over: Any) -> Any:
+    metadata = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": str(version), "generation": 1}
+    return {"metadata": {**metadata, **over.pop("metadata", {})}, **over}
+
+
+def a_child(version: int, *, parent: str | None = "triage", **over: Any) -> Any:
+    labels = {} if parent is None else names.labels(parent)
+    return an_object(version, **over, metadata={"labels": labels, **over.pop("metadata", {})})
+
+
+def version_of(store: Store, name: str = "triage") -> int | None:
+    live = store.get(SERVICES, "clinic", name)
+    return None if live is None else int(live["metadata"]["resourceVersion"])
+
+
+@pytest.mark.parametrize(
+    ("versions", "newest"),
+    [([5, 7], 7), ([7, 5], 7), ([7, 7], 7), ([9, 10], 10), ([10, 9], 10)],
+)
+def test_the_newest_version_stays_in_whatever_order_they_arrive(versions: list[int], newest: int) -> None:
+    store = Store()
+    for version in versions:
+        store.put(SERVICES, an_object(version))
+    assert version_of(store) == newest
+
+
+def test_what_is_not_known_is_none() -> None:
+    store = Store()
+    store.put(SERVICES, an_object(1))
+    assert store.get(SERVICES, "clinic", "other") is None
+    assert store.get(SERVICES, "other", "triage") is None
+    assert store.get(DEPLOYMENTS, "clinic", "triage") is None
+
+
+# Deletions.
+
+
+def test_a_deleted_object_is_gone_and_older_news_do_not_bring_it_back() -> None:
+    store = Store()
+    store.put(SERVICES, an_object(5))
+    store.remove(SERVICES, an_object(6))
+    assert version_of(store) is None
+    assert not store.put(SERVICES, an_object(5))
+    assert not store.put(SERVICES, an_object(6))
+    assert version_of(store) is None
+
+
+def test_an_object_that_only_lost_and_regained_its_label_is_there_again() -> None:
+    store = Store()
+    store.remove(SERVICES, an_object(6))
+    assert store.put(SERVICES, an_object(7)), "a watch calls deleted what its selector does not choose any more"
+    assert version_of(store) == 7
+
+
+def test_an_object_that_was_made_since_stays_when_the_old_one_is_reported_gone() -> None:
+    store = Store()
+    store.put(SERVICES, an_object(5))
+    store.put(SERVICES, an_object(9, uid="uid-2"))
+    store.remove(SERVICES, an_object(6))
+    assert version_of(store) == 9
+
+
+def test_the_deletion_of_what_was_never_known_is_remembered() -> None:
+    store = Store()
+    store.remove(SERVICES, an_object(6))
+    assert not store.put(SERVICES, an_object(5))
+
+
+def test_deletions_are_remembered_only_as_long_as_a_list_may_be_late() -> None:
+    clock = Clock()
+    store = Store(clock)
+    store.remove(SERVICES, an_object(6))
+    clock.now = REMEMBER_DELETED_SECONDS - 1
+    store.drop_others(SERVICES, None, set(), 6)
+    assert not store.put(SERVICES, an_object(5))
+    clock.now = REMEMBER_DELETED_SECONDS
+    store.drop_others(SERVICES, None, set(), 6)
+    assert store.put(SERVICES, an_object(5))
+
+
+# Lists.
+
+
+def test_what_a_list_does_not_hold_is_gone_unless_it_is_newer_than_the_list() -> None:
+    store = Store()
+    store.put(SERVICES, an_object(5, name="gone", uid="a"))
+    store.put(SERVICES, an_object(8, name="new", uid="b"))
+    listed = store.take(SERVICES, [an_object(6, name="there", uid="c")])
+    assert listed == {("clinic", "there")}
+    store.drop_others(SERVICES, None, listed, 7)
+    assert [one["metadata"]["name"] for one in store.every(SERVICES)] == ["new", "there"]
+
+
+def test_a_list_of_one_namespace_says_nothing_about_others() -> None:
+    store = Store()
+    store.put(SERVICES, an_object(5, namespace="here", uid="a"))
+    store.put(SERVICES, an_object(5, namespace="there", uid="b"))
+    store.drop_others(SERVICES, "here", set(), 7)
+    assert [one["metadata"]["namespace"] for one in store.every(SERVICES)] == ["there"]
+
+
+def test_a_list_says_nothing_about_other_kinds() -> None:
+    store = Store()
+    store.put(DEPLOYMENTS, an_object(5))
+    store.drop_others(SERVICES, None, set(), 7)
+    assert store.get(DEPLOYMENTS, "clinic", "triage") is not None
+
+
+def test_every_object_can_be_gone_through_while_they_come_and_go() -> None:
+    store = Store()
+    for number in range(3):
+        store.put(SERVICES, an_object(5, name=f"s-{number}", uid=f"uid-{number}"))
+    for live in store.every(SERVICES):
+        store.remove(SERVICES, live)
+    assert list(store.every(SERVICES)) == []
+
+
+# Whether a watch delivers.
+
+
+def test_a_watch_that_does_not_deliver_what_a_list_shows_is_behind() -> None:
+    clock = Clock()
+    store = Store(clock)
+    store.put(SERVICES, an_object(5), watched=True)
+    assert store.behind_seconds() == 0
+    store.take(SERVICES, [an_object(7, spec={})])
+    clock.now = 30
+    assert store.behind_seconds() == 30
+    store.take(SERVICES, [an_object(9, name="other", uid="b")])
+    clock.now = 40
+    assert store.behind_seconds() == 40, "since the first"
+    store.put(SERVICES, an_object(8), watched=True)
+    assert store.behind_seconds() == 40, "one is still to come"
+    store.put(SERVICES, an_object(9, name="other", uid="b"), watched=True)
+    assert store.behind_seconds() == 0
+
+
+def test_a_deletion_is_a_delivery_too() -> None:
+    store = Store(clock := Clock())
+    store.take(SERVICES, [an_object(7)])
+    clock.now = 30
+    store.remove(SERVICES, an_object(8), watched=True)
+    assert store.behind_seconds() == 0
+
+
+def test_each_watch_delivers_for_itself() -> None:
+    store = Store(clock := Clock())
+    store.take(SERVICES, [an_object(7)])
+    clock.now = 30
+    store.put(DEPLOYMENTS, as_stored(a_manifest()) | an_object(99), watched=True)
+    assert store.behind_seconds() == 30
+
+
+def test_own_writes_and_reads_are_no_deliveries() -> None:
+    store = Store(clock := Clock())
+    store.take(SERVICES, [an_object(7)])
+    clock.now = 30
+    store.put(SERVICES, an_object(9))
+    store.remove(SERVICES, an_object(10))
+    assert store.behind_seconds() == 30
+
+
+def test_a_list_without_news_owes_nothing() -> None:
+    store = Store(clock := Clock())
+    store.put(SERVICES, an_object(7), watched=True)
+    store.take(SERVICES, [an_object(7)])
+    clock.now = 30
+    assert store.behind_seconds() == 0
+
+
+# Children.
+
+
+def children(store: Store, parent: str = "triage", namespace: str = "clinic") -> list[str]:
+    return [one["metadata"]["name"] for one in store.children(CONTROLLER_REVISIONS, namespace, parent)]
+
+
+def test_children_are_found_by_the_label_of_their_parent_in_its_namespace() -> None:
+    store = Store()
+    store.put(CONTROLLER_REVISIONS, a_child(1, name="b", uid="1"))
+    store.put(CONTROLLER_REVISIONS, a_child(1, name="a", uid="2"))
+    store.put(CONTROLLER_REVISIONS, a_child(1, name="c", uid="3", parent="other"))
+    store.put(CONTROLLER_REVISIONS, a_child(1, name="d", uid="4", namespace="elsewhere"))
+    store.put(CONTROLLER_REVISIONS, a_child(1, name="e", uid="5", parent=None))
+    assert children(store) == ["a", "b"]
+    assert children(store, "other") == ["c"]
+    assert children(store, namespace="elsewhere") == ["d"]
+    assert children(store, "nobody") == []
+
+
+def test_a_child_whose_label_changes_changes_its_parent() -> None:
+    store = Store()
+    store.put(CONTROLLER_REVISIONS, a_child(1))
+    store.put(CONTROLLER_REVISIONS, a_child(2, parent="other"))
+    assert (children(store), children(store, "other")) == ([], ["triage"])
+    store.put(CONTROLLER_REVISIONS, a_child(3, parent=None))
+    assert children(store, "other") == []
+
+
+def test_a_child_that_is_gone_is_no_child() -> None:
+    store = Store()
+    store.put(CONTROLLER_REVISIONS, a_child(1))
+    store.remove(CONTROLLER_REVISIONS, a_child(2))
+    assert children(store) == []
+
+
+# What matters.
+
+
+def changed(resource: Any, live: Manifest, **paths: Any) -> bool:
+    """Whether a newer version with these fields, by dotted path, is news."""
+    store = Store()
+    assert store.put(resource, live)
+    newer = {**live, "metadata": {**live["metadata"], "resourceVersion": "99"}}
+    for path, value in paths.items():
+        *groups, last = path.split("__")
+        place: Any = newer
+        for group in groups:
+            place[group] = {**place.get(group, {})}
+            place = place[group]
+        place[last] = value
+    return store.put(resource, newer)
+
+
+def a_live_pod() -> Manifest:
+    pod = a_pod(of=a_revision(), containerStatuses=died(1))
+    return {**pod, "metadata": {**pod["metadata"], "uid": "uid-1", "resourceVersion": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("metadata__managedFields", [{"manager": "kubectl"}]),
+        ("metadata__annotations", {names.REVISION: a_revision().hash, "a": "b"}),
+        ("metadata__ownerReferences", []),
+        ("spec__nodeName", "node-1"),
+        ("status__podIP", "10.0.0.1"),
+        ("status__qosClass", "Burstable"),
+        ("status__conditions", [{"type": "Ready", "status": "False", "lastTransitionTime": "now"}, {"type": "Other"}]),
+    ],
+)
+def test_what_no_decision_looks_at_is_no_news_of_a_pod(path: str, value: object) -> None:
+    assert not changed(PODS, a_live_pod(), **{path: value})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("metadata__deletionTimestamp", "2026-01-02T03:04:05Z"),
+        ("metadata__labels", names.labels("other")),
+        ("metadata__annotations", {}),
+        ("spec__containers", [{"name": "server", "resources": {"limits": {"memory": "1Gi"}}}]),
+        ("spec__initContainers", [{"name": "first"}]),
+        ("status__phase", "Failed"),
+        ("status__reason", "Evicted"),
+        ("status__containerStatuses", died(2)),
+        ("status__initContainerStatuses", died(2)),
+        ("status__conditions", [{"type": "Ready", "status": "True"}]),
+        ("status__conditions", [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]),
+    ],
+)
+def test_what_a_decision_looks_at_is_news_of_a_pod(path: str, value: object) -> None:
+    assert changed(PODS, a_live_pod(), **{path: value})
+
+
+def test_a_pod_without_spec_and_status_is_taken() -> None:
+    pod = {"metadata": a_live_pod()["metadata"]}
+    assert Store().put(PODS, pod)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "news"),
+    [
+        ("metadata__managedFields", [{"manager": "kubectl"}], False),
+        ("metadata__annotations", {"kubectl.kubernetes.io/last-applied-configuration": "{}"}, False),
+        ("metadata__annotations", {names.REVISION: "another"}, True),
+        ("status__conditions", [{"type": "Progressing", "status": "True", "lastUpdateTime": "now"}], False),
+        ("status__conditions", [{"type": "ReplicaFailure", "status": "True"}], True),
+        ("status__availableReplicas", 1, True),
+        ("spec__replicas", 9, True),
+    ],
+)
+def test_news_of_a_deployment_is_what_decisions_look_at(path: str, value: object, news: bool) -> None:
+    live = as_stored(a_manifest())
+    if path == "metadata__annotations" and not news:
+        live["metadata"]["annotations"] = {}
+    assert changed(DEPLOYMENTS, live, **{path: value}) is news
+
+
+def test_a_status_of_our_own_is_news_of_an_object_that_had_another() -> None:
+    assert changed(LLMDEPLOYMENTS, an_object(1, status={"replicas": 1}), status__replicas=2)
+    assert not changed(LLMDEPLOYMENTS, an_object(1, status={"replicas": 1}), status__replicas=1)
+
+
+def test_what_is_kept_is_enough_for_every_decision_and_not_much_more() -> None:
+    store = Store()
+    store.put(PODS, {**a_live_pod(), "apiVersion": "v1"} | {"spec": {**a_live_pod()["spec"], "volumes": ["x"] * 100}})
+    kept = store.get(PODS, "clinic", "triage-1")
+    assert kept is not None
+    assert names.revision_of(kept) == a_revision().hash
+    assert kept["spec"] == {"containers": [{"name": "server", "resources": {"limits": {"memory": "64Mi"}}}]}
+    assert kept["status"] == a_live_pod()["status"]
+
+
+def test_a_record_is_kept_word_for_word() -> None:
+    live = a_revision().live
+    store = Store()
+    store.put(CONTROLLER_REVISIONS, live)
+    assert store.children(CONTROLLER_REVISIONS, "clinic", "triage") == [live]
+
+
+def test_what_is_stored_does_not_change_with_what_was_given() -> None:
+    live = a_revision().live
+    store = Store()
+    store.put(CONTROLLER_REVISIONS, live)
+    live["data"]["template"]["spec"]["containers"][0]["image"] = "edited:1"
+    (kept,) = store.children(CONTROLLER_REVISIONS, "clinic", "triage")
+    assert kept["data"]["template"]["spec"]["containers"][0]["image"] != "edited:1"
