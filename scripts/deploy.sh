@@ -10,7 +10,7 @@ fi
 if [ "$(python3 -m tests.cluster status --provider)" = kwok ]; then
     kubectl apply --server-side -f crds/llmdeployments.yaml
     echo "NOT DEPLOYED: the nodes of this cluster are simulated, so the operator cannot run in a pod here."
-    echo "Run it as a process: KUBECONFIG=$KUBECONFIG .venv/bin/python -m llm_operator"
+    echo "Run it as a process: KUBECONFIG=$KUBECONFIG LLMOP_LEADER_ELECTION=false .venv/bin/python -m llm_operator"
     exit
 fi
 python3 -m tests.images build

@@ -1,6 +1,7 @@
 """What `kubectl apply -k` would send: least rights, the restricted pod profile, and nothing forgotten."""
 
 import json
+import os
 import shutil
 import subprocess
 import tomllib
@@ -10,14 +11,28 @@ from typing import Any
 import pytest
 import yaml
 
+from llm_operator.lease import LEASE_NAME, POD_NAME
 from tests.images import kustomize
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = ROOT / "deploy" / "kustomize" / "base"
+NAMESPACED = ROOT / "deploy" / "kustomize" / "overlays" / "namespaced"
 CLUSTER_SCOPED = {"Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"}
 NAMESPACE = "llm-operator-system"
 READ = {"get", "list", "watch"}
 APPLY = READ | {"create", "patch"}
+WORK = {
+    ("llm.carepath.ai", "llmdeployments"): READ,
+    ("llm.carepath.ai", "llmdeployments/status"): {"patch"},
+    # Not a write: lets owner references block the owner's deletion where the API server enforces it.
+    ("llm.carepath.ai", "llmdeployments/finalizers"): {"update"},
+    ("apps", "deployments"): APPLY,
+    ("apps", "controllerrevisions"): APPLY | {"delete"},
+    ("apps", "replicasets"): {"list"},
+    ("", "services"): APPLY,
+    ("", "pods"): READ,
+    ("events.k8s.io", "events"): {"create"},
+}
 
 Manifest = dict[str, Any]
 
@@ -47,22 +62,54 @@ def the(manifests: list[Manifest], kind: str, name: str = "llm-operator") -> Man
     return found
 
 
-def test_the_operator_may_do_what_it_does_and_nothing_else(manifests: list[Manifest]) -> None:
-    allowed = {
+@pytest.fixture(scope="module")
+def of_one_namespace(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """What the namespaced overlay gives to somebody who names a namespace of theirs."""
+    folder = tmp_path_factory.mktemp("of_one_namespace")
+    # kustomize takes no absolute path.
+    overlay = os.path.relpath(NAMESPACED, folder.resolve())
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [overlay], "namespace": "clinic"}))
+    return render(folder)
+
+
+def granted(role: Manifest) -> dict[tuple[str, str], set[str]]:
+    return {
         (group, resource): set(rule["verbs"])
-        for rule in the(manifests, "ClusterRole")["rules"]
+        for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
-    assert allowed == {
-        ("llm.carepath.ai", "llmdeployments"): READ,
-        ("llm.carepath.ai", "llmdeployments/status"): {"patch"},
-        # Not a write: lets owner references block the owner's deletion where the API server enforces it.
-        ("llm.carepath.ai", "llmdeployments/finalizers"): {"update"},
-        ("apps", "deployments"): APPLY,
-        ("", "services"): APPLY,
-        ("", "pods"): READ,
-    }
+
+
+def test_the_operator_may_do_what_it_does_and_nothing_else(manifests: list[Manifest]) -> None:
+    assert granted(the(manifests, "ClusterRole")) == WORK
+
+
+def test_the_lease_is_that_of_the_operator_in_its_own_namespace(manifests: list[Manifest]) -> None:
+    role = the(manifests, "Role", "llm-operator-lease")
+    lease = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    assert role["rules"] == [
+        {**lease, "resourceNames": [LEASE_NAME], "verbs": ["get", "update"]},
+        {**lease, "verbs": ["create"]},
+    ]
+    assert [one["metadata"]["name"] for one in manifests if one["kind"] == "Role"] == ["llm-operator-lease"]
+
+
+def test_in_one_namespace_the_same_rights_come_from_a_role(of_one_namespace: list[Manifest]) -> None:
+    assert not [one["kind"] for one in of_one_namespace if one["kind"] in CLUSTER_SCOPED]
+    assert {one["metadata"]["namespace"] for one in of_one_namespace} == {"clinic"}
+    assert granted(the(of_one_namespace, "Role")) == WORK
+    bindings = [one for one in of_one_namespace if one["kind"] == "RoleBinding"]
+    assert {one["metadata"]["name"] for one in bindings} == {"llm-operator", "llm-operator-lease"}
+    for binding in bindings:
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": binding["metadata"]["name"]}
+        assert binding["roleRef"] == role
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "llm-operator", "namespace": "clinic"}]
+
+
+def test_in_one_namespace_the_operator_watches_that_one_alone(of_one_namespace: list[Manifest]) -> None:
+    own_namespace = {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    assert environment(of_one_namespace)["LLMOP_NAMESPACES"] == own_namespace
 
 
 def test_no_role_has_a_wildcard_or_reads_secrets(manifests: list[Manifest]) -> None:
@@ -132,9 +179,47 @@ def test_the_pod_has_probes_on_a_port_it_opens_and_bounded_memory(manifests: lis
     assert container["resources"]["requests"].keys() == {"cpu", "memory"}
 
 
-def test_the_selector_matches_the_pods(manifests: list[Manifest]) -> None:
+def environment(manifests: list[Manifest]) -> dict[str, Any]:
+    """{variable: its value, or where it comes from}"""
+    (container,) = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return {one["name"]: one.get("value") or one["valueFrom"] for one in container["env"]}
+
+
+def test_whatever_selects_the_pods_matches_them(manifests: list[Manifest]) -> None:
     spec = the(manifests, "Deployment")["spec"]
-    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+    (spread,) = spec["template"]["spec"]["topologySpreadConstraints"]
+    selectors = [
+        spec["selector"]["matchLabels"],
+        spread["labelSelector"]["matchLabels"],
+        the(manifests, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        the(manifests, "Service", "llm-operator-metrics")["spec"]["selector"],
+    ]
+    for selector in selectors:
+        assert selector
+        assert selector.items() <= spec["template"]["metadata"]["labels"].items()
+
+
+def test_one_pod_stands_by_whatever_happens_to_the_other(manifests: list[Manifest]) -> None:
+    spec = the(manifests, "Deployment")["spec"]
+    assert spec["replicas"] == 2
+    assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    (spread,) = spec["template"]["spec"]["topologySpreadConstraints"]
+    # One node is enough to run on: it is a wish and no condition.
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+    assert the(manifests, "PodDisruptionBudget")["spec"]["minAvailable"] < spec["replicas"]
+
+
+def test_a_pod_is_known_by_its_name_in_the_lease(manifests: list[Manifest]) -> None:
+    assert environment(manifests)[POD_NAME] == {"fieldRef": {"fieldPath": "metadata.name"}}
+
+
+def test_the_ports_are_those_the_process_opens(manifests: list[Manifest]) -> None:
+    (container,) = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    opened = {port["name"]: str(port["containerPort"]) for port in container["ports"]}
+    settings = {name: environment(manifests)[f"LLMOP_{name.upper()}_PORT"] for name in ("health", "metrics")}
+    assert opened == settings
+    (port,) = the(manifests, "Service", "llm-operator-metrics")["spec"]["ports"]
+    assert (str(port["port"]), port["targetPort"]) == (opened["metrics"], "metrics")
 
 
 def test_the_base_names_the_images_of_this_version() -> None:
