@@ -67,12 +67,12 @@ def eventually(check: Callable[[], Answer], *, seconds: float = 30, every: float
 
 
 def an_llmdeployment(name: str = "triage", **spec: Any) -> Manifest:
-    """An LLMDeployment manifest in mock mode."""
+    """An LLMDeployment manifest in mock mode, good as soon as it answers unless `rollout` says otherwise."""
     return {
         "apiVersion": "llm.carepath.ai/v1alpha1",
         "kind": "LLMDeployment",
         "metadata": {"name": name},
-        "spec": {"mode": "mock", **spec},
+        "spec": {"mode": "mock", "rollout": {"soakSeconds": 0}, **spec},
     }
 
 

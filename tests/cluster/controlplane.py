@@ -46,14 +46,16 @@ def start(
     workdir: Path,
     kwok_nodes: int = 1,
     audit_policy: Path | None = None,
+    stages: Path | None = None,
     extra_args: Sequence[str] = (),
     qps_limits: bool = True,
     owner: int | None = None,
 ) -> ControlPlane:
     """Start a control plane whose nodes and pods KWOK plays.
 
-    `extra_args` are kwokctl's `component=flag=value`. `owner` (this process unless given; 0 for none) is
-    the pid after whose end `gc` may remove the control plane.
+    `stages` is a file of KWOK Stages, which replace all of KWOK's own, those of nodes too. `extra_args` are
+    kwokctl's `component=flag=value`. `owner` (this process unless given; 0 for none) is the pid after whose
+    end `gc` may remove the control plane.
     """
     gc()
     workdir = workdir.resolve()
@@ -66,7 +68,14 @@ def start(
     plane.stop()
     _remember(plane, owner=os.getpid() if owner is None else owner)
     try:
-        launch(workdir, kwok=True, audit_policy=audit_policy, extra_args=extra_args, qps_limits=qps_limits)
+        launch(
+            workdir,
+            kwok=True,
+            audit_policy=audit_policy,
+            stages=stages,
+            extra_args=extra_args,
+            qps_limits=qps_limits,
+        )
         add_kwok_nodes(Api(plane.kubeconfig), kwok_nodes, log=logs(workdir) / "kwok-controller.log")
     except BaseException:
         plane.stop()
@@ -79,6 +88,7 @@ def launch(
     *,
     kwok: bool,
     audit_policy: Path | None = None,
+    stages: Path | None = None,
     extra_args: Sequence[str] = (),
     certificate_names: Sequence[str] = (),
     qps_limits: bool = True,
@@ -99,6 +109,7 @@ def launch(
     command += [f"--extra-args={argument}" for argument in (*alone, *extra_args)]
     command += [] if kwok else ["--disable=kwok-controller"]
     command += [f"--kube-audit-policy={audit_policy}"] if audit_policy else []
+    command += [f"--config={stages}"] if stages else []
     command += [] if qps_limits else ["--disable-qps-limits"]
     answer = subprocess.run(command, env=_environment(workdir), capture_output=True, text=True, check=False)
     if answer.returncode:

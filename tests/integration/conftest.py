@@ -60,8 +60,13 @@ class ControlPlane:
 @contextmanager
 def started_control_plane(name: str, folder: Path) -> Iterator[ControlPlane]:
     """A control plane without our CRD; the operator's kubeconfig is still to be written (`install`)."""
-    policy = Path(__file__).with_name("audit-policy.yaml")
-    plane = controlplane.start(f"{name}-{os.getpid()}", workdir=folder / "kwok", kwok_nodes=3, audit_policy=policy)
+    plane = controlplane.start(
+        f"{name}-{os.getpid()}",
+        workdir=folder / "kwok",
+        kwok_nodes=3,
+        audit_policy=Path(__file__).with_name("audit-policy.yaml"),
+        stages=Path(__file__).with_name("stages.yaml"),
+    )
     try:
         assert plane.audit_log is not None
         yield ControlPlane(plane.kubeconfig, folder / "operator-kubeconfig", plane.audit_log)
@@ -117,6 +122,9 @@ def running_operator(
                 "KUBECONFIG": str(plane.operator_kubeconfig),
                 "LLMOP_SERVER_IMAGE": "registry.example.com/server:1",
                 "LLMOP_HEALTH_PORT": str(port),
+                "LLMOP_METRICS_PORT": "0",
+                # Under one name, so that a process that is killed and started again takes its own lease back at once.
+                "LLMOP_IDENTITY": "operator-of-the-tests",
                 **settings,
             },
             stdout=output,

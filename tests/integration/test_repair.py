@@ -323,7 +323,7 @@ def test_a_refused_child_is_told_in_the_api_servers_words_and_made_once_it_may_b
 def test_pods_refused_by_admission_are_told(kubectl: Kubectl) -> None:
     allow_none_of(kubectl, "pods")
     kubectl.apply(an_llmdeployment())
-    eventually(lambda: reason(kubectl) == "PodCreationRefused")
+    eventually(lambda: reason(kubectl) == "QuotaExceeded")
     assert "exceeded quota: none" in condition(kubectl.get("llmdep", "triage"), "Ready")["message"]
 
 

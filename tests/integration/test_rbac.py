@@ -1,0 +1,150 @@
+"""The operator's rights are those of deploy/, all that it uses and nothing that it does not."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.integration.conftest import OPERATOR, ROOT, ControlPlane, running_operator
+from tests.integration.test_rollback import INSTANCE, entries, is_rolled_back, new_namespace
+from tests.integration.test_rollback import says as told
+from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually, is_ready
+
+Right = tuple[str, str, str]  # group, resource, verb
+# What the API server asks for only if it enforces the permission to block an owner's deletion.
+NOT_SEEN = {("llm.carepath.ai", "llmdeployments/finalizers", "update")}
+
+
+def granted(manifests: list[Manifest], account: str) -> set[Right]:
+    """What the manifests grant to a service account."""
+    roles = {(one["kind"], one["metadata"]["name"]): one for one in manifests if one["kind"].endswith("Role")}
+    references = [
+        (one["roleRef"]["kind"], one["roleRef"]["name"])
+        for one in manifests
+        if one["kind"].endswith("RoleBinding") and account in {subject["name"] for subject in one["subjects"]}
+    ]
+    return {
+        (group, resource, verb)
+        for reference in references
+        for rule in roles[reference]["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def used(requests: list[Manifest], user: str) -> set[Right]:
+    """What a user asked for."""
+    found = set()
+    for one in requests:
+        about = one.get("objectRef", {})
+        if one["user"]["username"] == user and about.get("resource"):
+            subresource = about.get("subresource")
+            resource = f"{about['resource']}/{subresource}" if subresource else about["resource"]
+            found.add((about.get("apiGroup", ""), resource, one["verb"]))
+    return found
+
+
+def refused(requests: list[Manifest], user: str) -> list[str]:
+    """What a user was not allowed to do. A refusal by quota or policy has the same code, and other words."""
+    return [
+        f"{one['verb']} {one['requestURI']}: {one['responseStatus'].get('message')}"
+        for one in requests
+        if one["user"]["username"] == user
+        and one.get("responseStatus", {}).get("code") == 403
+        and one.get("annotations", {}).get("authorization.k8s.io/decision") != "allow"
+    ]
+
+
+def wait_for(kubectl: Kubectl, check: object, name: str = "triage") -> None:
+    eventually(lambda: check(kubectl.get("llmdep", name)), seconds=60)  # type: ignore[operator]
+
+
+def live_a_whole_life(kubectl: Kubectl) -> None:
+    """Everything the operator ever does."""
+
+    def ready_again(**spec: object) -> None:
+        kubectl.patch("llmdep", "triage", {"spec": spec})
+        wait_for(kubectl, is_ready)
+
+    kubectl.apply(an_llmdeployment())
+    wait_for(kubectl, is_ready)
+    kubectl.patch("llmdep", "triage", {"spec": {"image": "kwok/crash:1"}})
+    wait_for(kubectl, lambda found: is_rolled_back(found))
+    for number in range(8):
+        ready_again(image=f"registry.example.com/server:{number}")
+    eventually(lambda: len(kubectl.list("controllerrevisions", "-l", f"{INSTANCE}=triage")) < 9)
+    kubectl("delete", "service", "triage")
+    kubectl("scale", "deployment", "triage", "--replicas=2")
+    eventually(lambda: kubectl.get("service", "triage"))
+    wait_for(kubectl, is_ready)
+    kubectl("create", "quota", "pods", "--hard=pods=1")
+    eventually(lambda: "hard" in (kubectl.get("quota", "pods") or {}).get("status", {}))
+    kubectl.patch("llmdep", "triage", {"spec": {"image": "registry.example.com/server:no-room"}})
+    wait_for(kubectl, told("Ready", "QuotaExceeded", "False"))
+    kubectl("delete", "quota", "pods")
+    wait_for(kubectl, lambda found: is_ready(found) or is_rolled_back(found))
+    kubectl("delete", "llmdep", "triage", "--timeout=30s")
+    eventually(lambda: not kubectl.list("deployments,services,pods,controllerrevisions"))
+
+
+def test_every_right_is_used_and_none_is_missing(control_plane: ControlPlane, kubectl: Kubectl, tmp_path: Path) -> None:
+    base = list(yaml.safe_load_all(kubectl("kustomize", str(ROOT / "deploy/kustomize/base"))))
+    control_plane.kubectl("llm-operator-system")("delete", "lease", "llm-operator", "--ignore-not-found")
+    start = entries(control_plane)
+    with running_operator(control_plane, tmp_path / "log"):
+        live_a_whole_life(kubectl)
+    requests = control_plane.requests(since=start)
+    assert refused(requests, OPERATOR) == []
+    asked, may = used(requests, OPERATOR), granted(base, "llm-operator")
+    assert asked - may == set(), "allowed by something else"
+    assert may - asked == NOT_SEEN, "granted and not used"
+
+
+@pytest.fixture
+def namespaced(control_plane: ControlPlane, tmp_path: Path) -> Iterator[tuple[Kubectl, ControlPlane]]:
+    """A namespace with the namespaced overlay in it, and the control plane as its service account sees it."""
+    kubectl = new_namespace(control_plane)
+    overlay = tmp_path / "overlay"
+    overlay.mkdir()
+    base = os.path.relpath(ROOT / "deploy/kustomize/overlays/namespaced", overlay.resolve())
+    kustomization = {"resources": [base], "namespace": kubectl.namespace}
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    manifests = list(yaml.safe_load_all(kubectl("kustomize", str(overlay))))
+    assert {one["metadata"].get("namespace") for one in manifests} == {kubectl.namespace}, "nothing cluster-scoped"
+    kubectl.apply(*(one for one in manifests if one["kind"] != "Deployment"))
+    config = yaml.safe_load(control_plane.operator_kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": kubectl("create", "token", "llm-operator", "--duration=1h").strip()}
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    yield kubectl, ControlPlane(control_plane.kubeconfig, kubeconfig, control_plane.audit_log)
+    kubectl("delete", "namespace", kubectl.namespace, "--wait=false")
+
+
+def test_a_role_is_enough_for_one_namespace(namespaced: tuple[Kubectl, ControlPlane], tmp_path: Path) -> None:
+    kubectl, plane = namespaced
+    account = f"system:serviceaccount:{kubectl.namespace}:llm-operator"
+    deployment = next(
+        one
+        for one in yaml.safe_load_all(kubectl("kustomize", str(tmp_path / "overlay")))
+        if one["kind"] == "Deployment"
+    )
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    namespaces = next(one for one in container["env"] if one["name"] == "LLMOP_NAMESPACES")
+    assert namespaces["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.namespace"
+    start = entries(plane)
+    settings = {"LLMOP_NAMESPACES": kubectl.namespace, "LLMOP_LEASE_NAMESPACE": kubectl.namespace}
+    with running_operator(plane, tmp_path / "log", **settings):
+        kubectl.apply(an_llmdeployment())
+        wait_for(kubectl, is_ready)
+        kubectl.patch("llmdep", "triage", {"spec": {"image": "kwok/crash:1"}})
+        wait_for(kubectl, is_rolled_back)
+        assert condition(kubectl.get("llmdep", "triage"), "Available")["status"] == "True"
+        assert kubectl.get("lease", "llm-operator") is not None
+    requests = plane.requests(since=start)
+    assert refused(requests, account) == []
+    assert {one["objectRef"].get("namespace") for one in requests if one["user"]["username"] == account and "objectRef" in one} <= {kubectl.namespace, None}
+    assert json.loads(kubectl("get", "events.events.k8s.io", "-o", "json"))["items"] != []
