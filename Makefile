@@ -62,6 +62,11 @@ e2e: $(SETUP) deploy-local ## Tests on a real node: images, operator in a pod, r
 	@echo "==> End-to-end tests"
 	KUBECONFIG=$(LOCAL_KUBECONFIG) $(PYTEST) -m e2e
 
+.PHONY: bench
+bench: $(SETUP) ## Measure, as ratios to a baseline in the same run: docs/performance.md
+	$(BIN)/python -m bench.operator_scale --objects 100 500 2000
+	$(BIN)/python -m bench.rollback_time
+
 .PHONY: fmt
 fmt: $(SETUP) ## Format and fix what can be fixed
 	$(BIN)/ruff format
