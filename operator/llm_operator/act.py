@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.core import names
-from llm_operator.core.diagnosis import detail
 from llm_operator.core.events import events_of
 from llm_operator.core.foreign import claim, drift, in_the_way, left_over, replace_template
 from llm_operator.core.model import Action, Apply, Forget, Judge, Observation, Plan, Record
 from llm_operator.core.names import Manifest
 from llm_operator.core.ownership import name_taken
+from llm_operator.core.words import detail
 from llm_operator.kube import BY_KIND, LLMDEPLOYMENTS, NAMESPACE_TERMINATING, ApiError, Kube
 from llm_operator.store import Store
 

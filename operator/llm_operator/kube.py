@@ -1,14 +1,11 @@
 """The one door to the API server: plain dicts, and one kind of error.
 
-Of `kubernetes.aio` the credentials and their refresh are used: its typed models drop fields they do not know.
-Every request carries the operator's User-Agent and a time-out. Used by controller.py, observe.py, act.py,
-lease.py and (for the session alone) watch.py.
+Not the client library's typed models, which drop fields they do not know. Every request carries the operator's
+User-Agent and a time-out. Used by controller.py, observe.py, act.py and process.py (for the Lease).
 """
 
 import asyncio
 import json
-import os
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -19,15 +16,13 @@ import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
-from llm_operator import __version__
 from llm_operator.contact import Contact
 from llm_operator.core.names import FIELD_MANAGER, Manifest
+from llm_operator.credentials import load_configuration, open_session
 
-USER_AGENT = f"llm-operator/{__version__}"
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 RENEW_SECONDS = 10.0
 NAMESPACE_TERMINATING = "NamespaceTerminating"
-IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
 # A list comes in pages, so that no answer fills the memory or holds up the loop.
 PAGE = 500
 
@@ -72,48 +67,6 @@ class ApiError(Exception):
         self.reason = reason
         self.message = message
         self.retry_after = retry_after
-
-
-async def load_configuration() -> Configuration:
-    """Credentials from `KUBECONFIG` (or ~/.kube/config), else from the pod's service account.
-
-    In a pod the service account wins unless `KUBECONFIG` is set.
-    """
-    configuration = Configuration()
-    if IN_CLUSTER in os.environ and "KUBECONFIG" not in os.environ:
-        config.load_incluster_config(client_configuration=configuration)
-    else:
-        await config.load_kube_config(
-            config_file=os.environ.get("KUBECONFIG"), client_configuration=configuration, persist_config=False
-        )
-    return configuration
-
-
-def open_session(configuration: Configuration) -> aiohttp.ClientSession:
-    """An HTTP session with the credentials, their refresh, and the operator's name."""
-    context = ssl.create_default_context(
-        cafile=configuration.ssl_ca_cert, cadata=getattr(configuration, "ca_cert_data", None)
-    )
-    if configuration.cert_file:
-        context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
-    if not configuration.verify_ssl:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-
-    async def authorize(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        # For each request, since a service account's token changes every hour.
-        token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-        if token:
-            request.headers["Authorization"] = token
-        return await handler(request)
-
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=context),
-        headers={"User-Agent": USER_AGENT},
-        middlewares=(authorize,),
-        proxy=configuration.proxy,
-        trust_env=True,
-    )
 
 
 class Kube:

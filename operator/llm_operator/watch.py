@@ -14,7 +14,8 @@ import kopf
 from llm_operator.api.types import KIND
 from llm_operator.core import names
 from llm_operator.core.names import Manifest
-from llm_operator.kube import LLMDEPLOYMENTS, Resource, load_configuration, open_session
+from llm_operator.credentials import load_configuration, open_session
+from llm_operator.kube import LLMDEPLOYMENTS, Resource
 from llm_operator.reconcile import Key
 from llm_operator.store import KINDS, Store
 

@@ -6,7 +6,6 @@ it would be written to the status again and again. A runtime's own words come la
 them starts like one without.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from enum import IntEnum
 
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.core.names import Manifest
+from llm_operator.core.words import detail, last_words, why_not_pulled
 
 PULL_REASONS = (
     "ErrImagePull",
@@ -26,37 +26,12 @@ PULL_REASONS = (
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 BACK_OFF_PREFIX = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull: |$)')
 GENERATED_POD_NAME = re.compile(r'^pods "[^"]*" is forbidden: ')
-# Ordered: the words for "denied" contain "does not exist" and "not found" stands in answers of proxies too.
-PULL_WORDS: tuple[tuple[Reason, re.Pattern[str]], ...] = (
-    (
-        Reason.REGISTRY_UNAVAILABLE,
-        re.compile(
-            r"\b5\d\d (Internal|Not Implemented|Bad Gateway|Service Unavailable|Gateway)|toomanyrequests|429 Too Many"
-            r"|i/o timeout|deadline exceeded|timed? ?out|connection re(fused|set)|no such host|no route to host"
-            r"|network is unreachable|server misbehaving|TLS handshake|x509|\bEOF\b",
-            re.IGNORECASE,
-        ),
-    ),
-    (
-        Reason.IMAGE_PULL_DENIED,
-        re.compile(
-            r"denied|unauthorized|authorization failed|authentication required|forbidden|\b40[13]\b", re.IGNORECASE
-        ),
-    ),
-    (
-        Reason.IMAGE_NOT_FOUND,
-        re.compile(r"not found|manifest unknown|name unknown|no match for platform", re.IGNORECASE),
-    ),
-)
 PULL_TEXTS: dict[Reason, str] = {
     Reason.IMAGE_NOT_FOUND: "was not found; correct spec.image",
     Reason.IMAGE_PULL_DENIED: "may not be pulled; check spec.image and spec.imagePullSecrets",
     Reason.REGISTRY_UNAVAILABLE: "cannot be pulled now; check the registry and the network of the node",
     Reason.IMAGE_PULL_FAILED: "cannot be pulled; check spec.image and spec.imagePullSecrets",
 }
-DETAIL_LIMIT = 1024
-IT_SAYS = " It says: "
-VOLATILE = re.compile(r"[0-9a-fA-F-]{8,}|[0-9]+")
 # Crashes that are a proof: of a server that gave its reason for giving up, and of one that did not.
 EXPLAINED_CRASHES = 2
 UNEXPLAINED_CRASHES = 3
@@ -169,26 +144,13 @@ def _image_not_pulled(pod: Manifest) -> Fault | None:
     for container, waiting in _waiting(pod):
         if waiting.get("reason") in PULL_REASONS:
             words = BACK_OFF_PREFIX.sub("", waiting.get("message", ""))
-            reason = _why_not_pulled(waiting["reason"], words, container.get("image", ""))
+            reason = why_not_pulled(waiting["reason"], words, container.get("image", ""))
             finding = Finding(
                 reason, f"Pod {_name(pod)}: image {container.get('image')} {PULL_TEXTS[reason]}.{detail(words)}"
             )
             known = reason in (Reason.IMAGE_NOT_FOUND, Reason.IMAGE_PULL_DENIED)
             return Fault(finding, Proof.STANDING if known else Proof.DOUBT)
     return None
-
-
-def _why_not_pulled(state: str, words: str, image: str) -> Reason:
-    """From the runtime's words, without the image's own name: that could say anything."""
-    if state == "ErrImageNeverPull":
-        return Reason.IMAGE_NOT_FOUND
-    if state == "RegistryUnavailable":
-        return Reason.REGISTRY_UNAVAILABLE
-    repository = re.sub(r"(:[^:/]*)?(@.*)?$", "", image)
-    tag = image.removeprefix(repository).lstrip(":")
-    for name in (image, repository, repository.partition("/")[2], f"manifests/{tag}"):
-        words = words.replace(name, "") if len(name) > 3 else words
-    return next((reason for reason, pattern in PULL_WORDS if pattern.search(words)), Reason.IMAGE_PULL_FAILED)
 
 
 def _container_not_created(pod: Manifest) -> Fault | None:
@@ -231,7 +193,7 @@ def _crash(pod: Manifest) -> Fault | None:
         finding = Finding(
             Reason.CRASH_LOOP,
             f"Pod {_name(pod)}: container {container['name']} exited with code {terminated.get('exitCode')}; "
-            f"{logs}{detail(_last_words(message))}",
+            f"{logs}{detail(last_words(message))}",
         )
         enough = EXPLAINED_CRASHES if message else UNEXPLAINED_CRASHES
         return Fault(finding, _counted(container, enough), terminated.get("finishedAt"))
@@ -315,36 +277,6 @@ def _memory_limit(pod: Manifest, container: str) -> str | None:
             limit = one.get("resources", {}).get("limits", {}).get("memory")
             return None if limit is None else str(limit)
     return None
-
-
-def _last_words(message: str) -> str:
-    """The server's {reason, message, remedy} as a sentence; anything else as it is."""
-    try:
-        words = json.loads(message)
-    except ValueError:
-        return message
-    if not isinstance(words, dict):
-        return message
-    parts = [str(words[key]) for key in ("reason", "message", "remedy") if words.get(key)]
-    return f"{parts[0]}: {' '.join(parts[1:])}" if len(parts) > 1 else "".join(parts)
-
-
-def detail(words: str) -> str:
-    """Somebody else's words as the last sentence of a message, on one line and not too long."""
-    words = " ".join(words.split())
-    if not words:
-        return ""
-    return f"{IT_SAYS}{words[:DETAIL_LIMIT]}{'…' if len(words) > DETAIL_LIMIT else ''}"
-
-
-def says_the_same(old: str, new: str) -> bool:
-    """Whether the old message tells all of the new one, so that writing the new one would only cause an event.
-
-    A runtime alternates between an error with and without details; a webhook puts a request id or the time
-    into its refusal.
-    """
-    (old_head, _, old_words), (new_head, _, new_words) = old.partition(IT_SAYS), new.partition(IT_SAYS)
-    return old_head == new_head and (not new_words or VOLATILE.sub("#", old_words) == VOLATILE.sub("#", new_words))
 
 
 def _name(pod: Manifest) -> str:

@@ -75,7 +75,7 @@ def _judge_unready(
         return Judgement(replace(verdict, extended=True), suspicion=suspicion, look_again_after=_allowed(spec))
     if now >= due:
         return _rejected(observation, spec, revision, last_good, _too_late(observation, spec, revision, fault))
-    proven = _proven_replicas(observation.deployment)
+    proven = of_the_newest("availableReplicas", observation.deployment)
     if verdict.progress < proven < spec.replicas:
         progressed = replace(verdict, progress=proven, progress_at=now)
         return Judgement(progressed, suspicion=suspicion, look_again_after=_allowed(spec))
@@ -93,6 +93,15 @@ def is_rolled_out(deployment: Manifest) -> bool:
 def is_observed(deployment: Manifest) -> bool:
     """Whether the counts speak about the newest spec of the Deployment."""
     return bool(deployment.get("status", {}).get("observedGeneration", 0) >= deployment["metadata"]["generation"])
+
+
+def of_the_newest(count: str, deployment: Manifest | None) -> int:
+    """A count of the newest template alone, given that the old pods are well; 0 until the counts speak about it."""
+    if deployment is None or not is_observed(deployment):
+        return 0
+    counts = deployment.get("status", {})
+    old = counts.get("replicas", 0) - counts.get("updatedReplicas", 0)
+    return max(0, int(counts.get(count, 0) - old))
 
 
 def fault_of(observation: Observation, revision: str) -> Fault | None:
@@ -148,15 +157,6 @@ def _deadline(observation: Observation, spec: LLMDeploymentSpec, verdict: Verdic
     assert verdict.progress_at is not None
     allowed = timedelta(seconds=_allowed(spec) * (2 if verdict.extended else 1))
     return max(verdict.progress_at + allowed, _trusted_from(observation))
-
-
-def _proven_replicas(deployment: Manifest | None) -> int:
-    """Replicas of the newest template that are available, given that the old ones are."""
-    if deployment is None or not is_observed(deployment):
-        return 0
-    counts = deployment.get("status", {})
-    old = counts.get("replicas", 0) - counts.get("updatedReplicas", 0)
-    return max(0, int(counts.get("availableReplicas", 0) - old))
 
 
 def _rejected(

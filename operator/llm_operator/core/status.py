@@ -5,21 +5,20 @@ present, the others only while true, so that kstatus (Flux, Argo CD, Helm) reads
 was rolled back is Stalled, not in progress for ever.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import get_args
 
 from llm_operator.api.conditions import ConditionType, Finding, Reason
-from llm_operator.api.types import LLMDeploymentSpec, Mode
+from llm_operator.api.types import Mode
 from llm_operator.core import names
-from llm_operator.core.course import Course, course, own_deployment
-from llm_operator.core.diagnosis import is_going, is_ready, says_the_same
-from llm_operator.core.judge import fault_of, good_pods_fail, is_observed, is_rolled_out
-from llm_operator.core.model import InvalidSpec, Observation
+from llm_operator.core.diagnosis import is_going, is_ready
+from llm_operator.core.judge import fault_of, good_pods_fail
+from llm_operator.core.model import Observation
 from llm_operator.core.names import Manifest
 from llm_operator.core.ownership import controls
+from llm_operator.core.readiness import readiness
 from llm_operator.core.revision import Revision, State, timestamp
+from llm_operator.core.view import View, view_of
+from llm_operator.core.words import says_the_same
 
 # Nothing but a change by somebody makes these go away.
 STALLED = frozenset(
@@ -38,44 +37,11 @@ REJECTED_SHOWN = 5
 MESSAGE_SHOWN = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """What every check may look at."""
-
-    observation: Observation
-    obstacle: Finding | None
-    deployment: Manifest | None
-    spec: LLMDeploymentSpec | None
-    course: Course | None
-
-    @property
-    def declared(self) -> Revision | None:
-        """The record of the declared revision."""
-        return None if self.course is None else self.course.history.get(self.course.desired)
-
-    @property
-    def rejected(self) -> Revision | None:
-        """The declared revision, if it is rejected."""
-        return self.declared if self.declared is not None and self.declared.state is State.REJECTED else None
-
-    @property
-    def replaced_by(self) -> Revision | None:
-        """What runs, or is to run, in place of a rejected revision."""
-        target = None if self.course is None else self.course.target
-        return target if self.rejected is not None and target is not self.rejected else None
-
-    @property
-    def replacement_is_there(self) -> bool:
-        """Whether that has arrived."""
-        target, deployment = self.replaced_by, self.deployment
-        return target is not None and names.revision_of(deployment) == target.hash and is_up(deployment)
-
-
 def build_status(observation: Observation, obstacle: Finding | None) -> Manifest:
     """The whole status; equal to the stored one when nothing worth telling changed."""
     parent = observation.parent
-    view = _view(observation, obstacle)
-    counts = (view.deployment or {}).get("status", {})
+    view = view_of(observation, obstacle)
+    counts = view.counts
     status: Manifest = {
         "observedGeneration": parent.generation,
         "replicas": counts.get("replicas", 0),
@@ -92,13 +58,6 @@ def build_status(observation: Observation, obstacle: Finding | None) -> Manifest
     return status
 
 
-def _view(observation: Observation, obstacle: Finding | None) -> View:
-    spec = observation.parent.spec
-    if isinstance(spec, InvalidSpec):
-        return View(observation, obstacle, own_deployment(observation), None, None)
-    return View(observation, obstacle, own_deployment(observation), spec, course(observation, spec))
-
-
 def is_news(old: Manifest, new: Manifest) -> bool:
     """Whether a status tells more than other counts and words: a condition, its reason, a revision, a generation."""
 
@@ -108,11 +67,6 @@ def is_news(old: Manifest, new: Manifest) -> bool:
         return {**facts, "conditions": seen}
 
     return told(old) != told(new)
-
-
-def is_up(deployment: Manifest | None) -> bool:
-    """Whether the Deployment is there and has done all that its spec asks."""
-    return deployment is not None and is_rolled_out(deployment)
 
 
 def _revisions(view: View) -> Manifest:
@@ -136,129 +90,14 @@ def _rejected(revision: Revision) -> Manifest:
     }
 
 
-def _readiness(view: View) -> Finding:
-    return next(finding for finding in (check(view) for check in READINESS_CHECKS) if finding is not None)
-
-
-def _obstacle(view: View) -> Finding | None:
-    return view.obstacle
-
-
-def _not_there(view: View) -> Finding | None:
-    return None if view.deployment is not None else Finding(Reason.ROLLING_OUT, "The Deployment is being created.")
-
-
-def _rejected_and_replaced(view: View) -> Finding | None:
-    rejected, target = view.rejected, view.replaced_by
-    if rejected is None or target is None:
-        return None
-    serves = f"revision {target.hash}" if target.state is State.GOOD else f"the mock of revision {target.hash}"
-    why = f"Revision {rejected.hash} was rejected: {rejected.verdict.reason}."
-    because = f"edit the spec, or set another spec.rollback.retryToken to try it again. {rejected.verdict.message}"
-    if view.replacement_is_there:
-        return Finding(Reason.ROLLED_BACK, f"{why} Now {serves} serves; {because}")
-    if _rollback_is_late(view, rejected):
-        fault = fault_of(view.observation, target.hash)
-        own_words = "" if fault is None else f" {fault.finding.message}"
-        return Finding(Reason.ROLLBACK_FAILED, f"{why} But {serves} does not come back either.{own_words}")
-    return Finding(Reason.ROLLING_BACK, f"{why} Bringing back {serves}. {rejected.verdict.message}")
-
-
-def _rollback_is_late(view: View, rejected: Revision) -> bool:
-    decided = rejected.verdict.decided_at
-    if decided is None or view.spec is None:
-        return False
-    return view.observation.now >= decided + timedelta(seconds=view.spec.rollout.progress_deadline_seconds)
-
-
-def _rejected_and_kept(view: View) -> Finding | None:
-    rejected = view.rejected
-    return None if rejected is None else Finding(Reason(rejected.verdict.reason), rejected.verdict.message)
-
-
-def _not_applied(view: View) -> Finding | None:
-    if view.course is None or view.spec is None:
-        return None
-    if view.course.active == view.course.desired and _replicas(view) == view.spec.replicas:
-        return None
-    return Finding(Reason.ROLLING_OUT, "The change is being applied.")
-
-
-def _not_observed(view: View) -> Finding | None:
-    if view.deployment is None or is_observed(view.deployment):
-        return None
-    return Finding(Reason.ROLLING_OUT, "The change has been applied; pods have not started yet.")
-
-
-def _scaled_to_zero(view: View) -> Finding | None:
-    if _replicas(view) or _counts(view).get("replicas", 0):
-        return None
-    return Finding(Reason.SCALED_TO_ZERO, "spec.replicas is 0: nothing runs. Raise it to serve requests.")
-
-
-def _faulty(view: View) -> Finding | None:
-    if view.course is None or is_up(view.deployment):
-        return None
-    fault = fault_of(view.observation, view.course.desired)
-    return None if fault is None else fault.finding
-
-
-def _soaking(view: View) -> Finding | None:
-    counts, declared = _counts(view), _replicas(view)
-    fresh = counts.get("updatedReplicas", 0) == declared and counts.get("readyReplicas", 0) >= declared
-    if is_up(view.deployment) or not fresh or view.spec is None or counts.get("availableReplicas", 0) >= declared:
-        return None
-    return Finding(
-        Reason.SOAKING,
-        f"The replicas answer and must do so for {view.spec.rollout.soak_seconds} s without a break "
-        "(rollout.soakSeconds).",
-    )
-
-
-def _rolling_out(view: View) -> Finding | None:
-    if is_up(view.deployment) and view.declared is not None and view.declared.state is State.GOOD:
-        return None
-    counts, declared = _counts(view), _replicas(view)
-    updated, existing = counts.get("updatedReplicas", 0), counts.get("replicas", 0)
-    old = f"; {existing - updated} of an earlier revision still run" if existing > updated else ""
-    return Finding(
-        Reason.ROLLING_OUT,
-        f"{updated} of {declared} replicas run the declared revision, {counts.get('availableReplicas', 0)} are "
-        f"available{old}.",
-    )
-
-
-def _ready(view: View) -> Finding | None:
-    declared = _replicas(view)
-    active = names.revision_of(view.deployment)
-    return Finding(
-        Reason.ALL_REPLICAS_READY, f"{declared} of {declared} replicas are ready; revision {active} is good."
-    )
-
-
-READINESS_CHECKS: tuple[Callable[[View], Finding | None], ...] = (
-    _obstacle,
-    _not_there,
-    _rejected_and_replaced,
-    _rejected_and_kept,
-    _not_applied,
-    _not_observed,
-    _scaled_to_zero,
-    _faulty,
-    _soaking,
-    _rolling_out,
-    _ready,
-)
-
-
 def _availability(view: View) -> Finding:
-    answering = _counts(view).get("readyReplicas", 0)
+    answering = view.counts.get("readyReplicas", 0)
     if answering:
         pods = [pod for pod in view.observation.pods if is_ready(pod) and not is_going(pod)]
         of = sorted({revision for pod in pods if (revision := names.revision_of(pod)) is not None})
         which = f" of revision {' and '.join(of)}" if of else ""
         return Finding(Reason.SOME_REPLICAS_AVAILABLE, f"{answering} replicas{which} answer requests.")
-    if view.deployment is not None and _replicas(view) == 0:
+    if view.deployment is not None and view.replicas == 0:
         return Finding(Reason.SCALED_TO_ZERO, "spec.replicas is 0: nothing answers requests.")
     return Finding(Reason.NO_REPLICAS_AVAILABLE, "No replica answers requests.")
 
@@ -306,7 +145,7 @@ def _degraded(view: View, ready: Finding) -> Finding | None:
 
 def _infrastructure(view: View) -> Finding | None:
     last_good = None if view.course is None else view.course.last_good
-    if last_good is None or is_up(view.deployment) or not good_pods_fail(view.observation, last_good):
+    if last_good is None or view.is_up or not good_pods_fail(view.observation, last_good):
         return None
     fault = fault_of(view.observation, last_good.hash)
     own_words = "" if fault is None else f" {fault.finding.message}"
@@ -317,19 +156,19 @@ def _infrastructure(view: View) -> Finding | None:
 
 
 def _good_one_fails(view: View, target: Revision) -> Finding | None:
-    if is_up(view.deployment) or not _replicas(view):
+    if view.is_up or not view.replicas:
         return None
     fault = fault_of(view.observation, target.hash)
     if fault is not None:
         return fault.finding
     was = {one.get("type"): one.get("status") for one in view.observation.parent.status.get("conditions", [])}
-    if _counts(view).get("readyReplicas", 0) or "True" not in (was.get("Available"), was.get("Degraded")):
+    if view.counts.get("readyReplicas", 0) or "True" not in (was.get("Available"), was.get("Degraded")):
         return None
     return Finding(Reason.REPLICAS_UNAVAILABLE, f"Revision {target.hash} was good; now none of its replicas answers.")
 
 
 def _conditions(view: View) -> list[Manifest]:
-    ready, available = _readiness(view), _availability(view)
+    ready, available = readiness(view), _availability(view)
     told: dict[ConditionType, tuple[bool, Finding]] = {
         ConditionType.READY: (ready.reason in READY, ready),
         ConditionType.AVAILABLE: (available.reason is Reason.SOME_REPLICAS_AVAILABLE, available),
@@ -367,15 +206,6 @@ def _condition(
         "reason": str(finding.reason),
         "message": message,
     }
-
-
-def _counts(view: View) -> Manifest:
-    counts: Manifest = (view.deployment or {}).get("status", {})
-    return counts
-
-
-def _replicas(view: View) -> int:
-    return 0 if view.deployment is None else int(view.deployment["spec"].get("replicas", 1))
 
 
 def _applied_mode(deployment: Manifest | None) -> str | None:

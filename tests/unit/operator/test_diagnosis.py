@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from llm_operator.api.conditions import Finding, Reason
-from llm_operator.core.diagnosis import Fault, Proof, diagnose, not_answering, says_the_same
+from llm_operator.core.diagnosis import Fault, Proof, diagnose, not_answering
 from llm_operator.core.names import Manifest
+from llm_operator.core.words import says_the_same
 from tests.unit.operator.builders import (
     a_container_status,
     a_pod,

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from llm_operator import kube as kube_module
 from llm_operator.contact import LONG_AGO, Contact
+from llm_operator.credentials import USER_AGENT
 from llm_operator.kube import (
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
@@ -151,7 +152,7 @@ async def test_a_create_posts_and_an_apply_names_the_version(kube_with: KubeFact
         "/api/v1/namespaces/clinic/services/triage?fieldManager=llm-operator&force=true",
     )
     assert json.loads(body)["metadata"]["resourceVersion"] == "7"
-    assert agent == kube_module.USER_AGENT
+    assert agent == USER_AGENT
 
 
 async def test_a_patch_names_the_version_it_was_made_for(kube_with: KubeFactory) -> None:

@@ -78,6 +78,13 @@ def test_the_way_back_goes_on_after_a_crash_between_the_verdict_and_the_apply() 
     assert given(running(a_spec(**BAD), rejected(), GOOD, counts=SURGED)) == GOOD.hash
 
 
+def test_a_rejected_revision_that_comes_up_too_late_is_replaced_all_the_same() -> None:
+    observation = running(a_spec(**BAD), rejected(), GOOD)
+    (back,) = plan(observation, SETTINGS).actions
+    assert isinstance(back, Apply)
+    assert names.revision_of(back.manifest) == GOOD.hash
+
+
 def test_the_way_back_is_looked_at_again_when_it_should_be_over() -> None:
     spec = a_spec(**BAD, rollout={"progressDeadlineSeconds": 100})
     back = running(spec, GOOD, rejected(decided_at=ago(40)), counts={**NEVER_UP, "readyReplicas": 1})

@@ -318,7 +318,7 @@ def test_the_fault_of_the_good_pods_is_told_where_it_matters() -> None:
 def test_the_message_says_how_far_a_change_is_and_what_is_left_of_the_old() -> None:
     told = messages(running(BAD_SPEC, candidate(), GOOD, counts=SURGED))
     assert told["Ready"] == (
-        "1 of 2 replicas run the declared revision, 2 are available; 2 of an earlier revision still run."
+        "1 of 2 replicas run the declared revision, 0 of these are available; 2 of an earlier revision still run."
     )
     fresh = messages(running(BAD_SPEC, candidate(), counts=NOTHING_UP))
     assert fresh["Ready"] == "2 of 2 replicas run the declared revision, 0 are available."

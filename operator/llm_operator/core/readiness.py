@@ -1,0 +1,124 @@
+"""The condition Ready as an ordered list of checks: the first hit wins. Pure; called by status.py."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from llm_operator.api.conditions import Finding, Reason
+from llm_operator.core import names
+from llm_operator.core.judge import fault_of, is_observed, of_the_newest
+from llm_operator.core.revision import Revision, State
+from llm_operator.core.view import View
+
+
+def readiness(view: View) -> Finding:
+    """Why it is ready, or why not: the first check that finds something."""
+    return next(finding for finding in (check(view) for check in READINESS_CHECKS) if finding is not None)
+
+
+def _obstacle(view: View) -> Finding | None:
+    return view.obstacle
+
+
+def _not_there(view: View) -> Finding | None:
+    return None if view.deployment is not None else Finding(Reason.ROLLING_OUT, "The Deployment is being created.")
+
+
+def _rejected_and_replaced(view: View) -> Finding | None:
+    rejected, target = view.rejected, view.replaced_by
+    if rejected is None or target is None:
+        return None
+    serves = f"revision {target.hash}" if target.state is State.GOOD else f"the mock of revision {target.hash}"
+    why = f"Revision {rejected.hash} was rejected: {rejected.verdict.reason}."
+    because = f"edit the spec, or set another spec.rollback.retryToken to try it again. {rejected.verdict.message}"
+    if view.replacement_is_there:
+        return Finding(Reason.ROLLED_BACK, f"{why} Now {serves} serves; {because}")
+    if _rollback_is_late(view, rejected):
+        fault = fault_of(view.observation, target.hash)
+        own_words = "" if fault is None else f" {fault.finding.message}"
+        return Finding(Reason.ROLLBACK_FAILED, f"{why} But {serves} does not come back either.{own_words}")
+    return Finding(Reason.ROLLING_BACK, f"{why} Bringing back {serves}. {rejected.verdict.message}")
+
+
+def _rollback_is_late(view: View, rejected: Revision) -> bool:
+    decided = rejected.verdict.decided_at
+    if decided is None or view.spec is None:
+        return False
+    return view.observation.now >= decided + timedelta(seconds=view.spec.rollout.progress_deadline_seconds)
+
+
+def _rejected_and_kept(view: View) -> Finding | None:
+    rejected = view.rejected
+    return None if rejected is None else Finding(Reason(rejected.verdict.reason), rejected.verdict.message)
+
+
+def _not_applied(view: View) -> Finding | None:
+    if view.course is None or view.spec is None:
+        return None
+    if view.course.active == view.course.desired and view.replicas == view.spec.replicas:
+        return None
+    return Finding(Reason.ROLLING_OUT, "The change is being applied.")
+
+
+def _not_observed(view: View) -> Finding | None:
+    if view.deployment is None or is_observed(view.deployment):
+        return None
+    return Finding(Reason.ROLLING_OUT, "The change has been applied; pods have not started yet.")
+
+
+def _scaled_to_zero(view: View) -> Finding | None:
+    if view.replicas or view.counts.get("replicas", 0):
+        return None
+    return Finding(Reason.SCALED_TO_ZERO, "spec.replicas is 0: nothing runs. Raise it to serve requests.")
+
+
+def _faulty(view: View) -> Finding | None:
+    if view.course is None or view.is_up:
+        return None
+    fault = fault_of(view.observation, view.course.desired)
+    return None if fault is None else fault.finding
+
+
+def _soaking(view: View) -> Finding | None:
+    answering, available = (of_the_newest(count, view.deployment) for count in ("readyReplicas", "availableReplicas"))
+    if view.spec is None or view.is_up or answering < view.replicas or available >= view.replicas:
+        return None
+    return Finding(
+        Reason.SOAKING,
+        f"The replicas answer and must do so for {view.spec.rollout.soak_seconds} s without a break "
+        "(rollout.soakSeconds).",
+    )
+
+
+def _rolling_out(view: View) -> Finding | None:
+    if view.is_up and view.declared is not None and view.declared.state is State.GOOD:
+        return None
+    updated, existing = view.counts.get("updatedReplicas", 0), view.counts.get("replicas", 0)
+    available = of_the_newest("availableReplicas", view.deployment)
+    old = f"; {existing - updated} of an earlier revision still run" if existing > updated else ""
+    return Finding(
+        Reason.ROLLING_OUT,
+        f"{updated} of {view.replicas} replicas run the declared revision, {available} of these are available{old}.",
+    )
+
+
+def _ready(view: View) -> Finding | None:
+    declared = view.replicas
+    active = names.revision_of(view.deployment)
+    return Finding(
+        Reason.ALL_REPLICAS_READY, f"{declared} of {declared} replicas are ready; revision {active} is good."
+    )
+
+
+READINESS_CHECKS: tuple[Callable[[View], Finding | None], ...] = (
+    _obstacle,
+    _not_there,
+    _rejected_and_replaced,
+    _rejected_and_kept,
+    _not_applied,
+    _not_observed,
+    _scaled_to_zero,
+    _faulty,
+    _soaking,
+    _rolling_out,
+    _ready,
+)

@@ -1,0 +1,79 @@
+"""Other people's words: a runtime's, a registry's, an API server's. Pure; used by diagnosis.py, status.py and act.py.
+
+What changes by itself in them must not be written to a status again and again; what they mean decides whether a
+revision is at fault.
+"""
+
+import json
+import re
+
+from llm_operator.api.conditions import Reason
+
+# Ordered: the words for "denied" contain "does not exist" and "not found" stands in answers of proxies too.
+PULL_WORDS: tuple[tuple[Reason, re.Pattern[str]], ...] = (
+    (
+        Reason.REGISTRY_UNAVAILABLE,
+        re.compile(
+            r"\b5\d\d (Internal|Not Implemented|Bad Gateway|Service Unavailable|Gateway)|toomanyrequests|429 Too Many"
+            r"|i/o timeout|deadline exceeded|timed? ?out|connection re(fused|set)|no such host|no route to host"
+            r"|network is unreachable|server misbehaving|TLS handshake|x509|\bEOF\b",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        Reason.IMAGE_PULL_DENIED,
+        re.compile(
+            r"denied|unauthorized|authorization failed|authentication required|forbidden|\b40[13]\b", re.IGNORECASE
+        ),
+    ),
+    (
+        Reason.IMAGE_NOT_FOUND,
+        re.compile(r"not found|manifest unknown|name unknown|no match for platform", re.IGNORECASE),
+    ),
+)
+DETAIL_LIMIT = 1024
+IT_SAYS = " It says: "
+VOLATILE = re.compile(r"[0-9a-fA-F-]{8,}|[0-9]+")
+
+
+def why_not_pulled(state: str, words: str, image: str) -> Reason:
+    """Why an image was not pulled: by the runtime's words, without the image's own name, which could say anything."""
+    if state == "ErrImageNeverPull":
+        return Reason.IMAGE_NOT_FOUND
+    if state == "RegistryUnavailable":
+        return Reason.REGISTRY_UNAVAILABLE
+    repository = re.sub(r"(:[^:/]*)?(@.*)?$", "", image)
+    tag = image.removeprefix(repository).lstrip(":")
+    for name in (image, repository, repository.partition("/")[2], f"manifests/{tag}"):
+        words = words.replace(name, "") if len(name) > 3 else words
+    return next((reason for reason, pattern in PULL_WORDS if pattern.search(words)), Reason.IMAGE_PULL_FAILED)
+
+
+def last_words(message: str) -> str:
+    """The server's {reason, message, remedy} as a sentence; anything else as it is."""
+    try:
+        words = json.loads(message)
+    except ValueError:
+        return message
+    if not isinstance(words, dict):
+        return message
+    parts = [str(words[key]) for key in ("reason", "message", "remedy") if words.get(key)]
+    return f"{parts[0]}: {' '.join(parts[1:])}" if len(parts) > 1 else "".join(parts)
+
+
+def detail(words: str) -> str:
+    """Somebody else's words as the last sentence of a message, on one line and not too long."""
+    words = " ".join(words.split())
+    if not words:
+        return ""
+    return f"{IT_SAYS}{words[:DETAIL_LIMIT]}{'…' if len(words) > DETAIL_LIMIT else ''}"
+
+
+def says_the_same(old: str, new: str) -> bool:
+    """Whether the old message tells all of the new one, so that writing the new one would only cause an event.
+
+    A runtime alternates between an error with and without details; a webhook puts a request id or the time
+    into its refusal.
+    """
+    (old_head, _, old_words), (new_head, _, new_words) = old.partition(IT_SAYS), new.partition(IT_SAYS)
+    return old_head == new_head and (not new_words or VOLATILE.sub("#", old_words) == VOLATILE.sub("#", new_words))
