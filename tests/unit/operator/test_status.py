@@ -321,7 +321,7 @@ def test_the_message_says_how_far_a_change_is_and_what_is_left_of_the_old() -> N
         "1 of 2 replicas run the declared revision, 0 of these are available; 2 of an earlier revision still run."
     )
     fresh = messages(running(BAD_SPEC, candidate(), counts=NOTHING_UP))
-    assert fresh["Ready"] == "2 of 2 replicas run the declared revision, 0 are available."
+    assert fresh["Ready"] == "2 of 2 replicas run the declared revision, 0 of these are available."
 
 
 def test_a_rollback_tells_what_was_rejected_why_what_serves_and_what_to_do() -> None:
