@@ -22,6 +22,8 @@ STUCK_SECONDS = 180.0
 # A watch that does not deliver what a list showed is dead, whatever its connection says.
 BLIND_SECONDS = 90.0
 RETRY_RESYNC_SECONDS = 10.0
+# Nothing is wrong, only what was read is old by now.
+CONFLICT_SECONDS = 0.05
 
 
 class Controller:
@@ -132,7 +134,8 @@ class Controller:
         try:
             found = await self._reconciler.reconcile(key)
         except ApiError as error:
-            delay = self._retry(key, at_least=error.retry_after or 0.0)
+            first = CONFLICT_SECONDS if error.status == 409 else None
+            delay = self._retry(key, at_least=error.retry_after or 0.0, first=first)
             # That somebody else wrote first, or takes object or namespace away, is usual and not worth a warning.
             usual = error.status in (404, 409) or error.reason == NAMESPACE_TERMINATING
             log.log(logging.DEBUG if usual else logging.WARNING, "%s/%s: %s; again in %.1f s", *key, error, delay)
@@ -149,6 +152,6 @@ class Controller:
             self.queue.add_after(key, found.look_again_after)
         return "ok"
 
-    def _retry(self, key: Key, *, at_least: float = 0.0) -> float:
+    def _retry(self, key: Key, *, at_least: float = 0.0, first: float | None = None) -> float:
         self._metrics.retried()
-        return self.queue.retry(key, at_least=at_least)
+        return self.queue.retry(key, at_least=at_least, first=first)

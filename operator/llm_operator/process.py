@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
+import aiohttp
 import kopf
 
 from llm_operator import __version__, watch
@@ -168,8 +169,9 @@ class _Process:
 
     async def _watch_and_work(self, stop: asyncio.Event, others: set[asyncio.Task[Any]]) -> None:
         before = asyncio.all_tasks()
+        opened: list[aiohttp.ClientSession] = []
         watches = await kopf.spawn_tasks(
-            registry=watch.build_registry(self._store, self._controller.queue.add, self._metrics.event),
+            registry=watch.build_registry(self._store, self._controller.queue.add, self._metrics.event, opened),
             settings=watch.build_settings(),
             standalone=True,
             clusterwide=not self._settings.namespaces,
@@ -183,6 +185,8 @@ class _Process:
         self._controller.stop()
         await asyncio.wait({work}, timeout=FINISH_SECONDS)
         await _end(before)
+        for session in opened:
+            await session.close()
         for task in done:
             if task.get_name() == "stop":
                 continue

@@ -158,8 +158,12 @@ def _slim(live: Manifest) -> Manifest:
 
 def _slim_deployment(live: Manifest) -> Manifest:
     status = {key: value for key, value in live.get("status", {}).items() if key != "conditions"}
-    failures = [one for one in live.get("status", {}).get("conditions", []) if one["type"] == "ReplicaFailure"]
-    return _slim({**live, "status": {**status, "conditions": failures}})
+    conditions = [
+        {key: one[key] for key in ("type", "status", "reason") if key in one}
+        for one in live.get("status", {}).get("conditions", [])
+        if one["type"] == "ReplicaFailure" or one.get("reason") == "ProgressDeadlineExceeded"
+    ]
+    return _slim({**live, "status": {**status, "conditions": conditions}})
 
 
 def _slim_pod(live: Manifest) -> Manifest:

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
+import aiohttp
 import kopf
 
 from llm_operator.api.types import KIND
@@ -25,11 +26,12 @@ LOGIN_PAUSE_SECONDS = 10.0
 
 
 def build_registry(
-    store: Store, enqueue: Enqueue, on_event: Callable[[str], None] = lambda _: None
+    store: Store, enqueue: Enqueue, on_event: Callable[[str], None], opened: list[aiohttp.ClientSession]
 ) -> kopf.OperatorRegistry:
     """Handlers that keep the store, and enqueue an LLMDeployment when something changed for it.
 
-    `on_event` is told the plural of each object that an event is about.
+    `on_event` is told the plural of each object that an event is about. Sessions that are opened go into `opened`:
+    kopf does not close each of them.
     """
     registry = kopf.OperatorRegistry()
 
@@ -43,7 +45,8 @@ def build_registry(
         await asyncio.sleep(last_login + LOGIN_PAUSE_SECONDS - clock.time())
         last_login = clock.time()
         configuration = await load_configuration()
-        return kopf.AiohttpSession(server=configuration.host, aiohttp_session=open_session(configuration))
+        opened.append(open_session(configuration))
+        return kopf.AiohttpSession(server=configuration.host, aiohttp_session=opened[-1])
 
     for resource in KINDS:
         kopf.on.event(*_names(resource), registry=registry)(_handler(resource, store, enqueue, on_event))

@@ -51,11 +51,14 @@ class WorkQueue(Generic[Key]):
             timer.cancel()
         self._timers[key] = asyncio.get_running_loop().call_at(due, self._fire, key)
 
-    def retry(self, key: Key, *, at_least: float = 0.0) -> float:
-        """Have the key worked on again after its back-off; returns the seconds until then."""
+    def retry(self, key: Key, *, at_least: float = 0.0, first: float | None = None) -> float:
+        """Have the key worked on again after its back-off; returns the seconds until then.
+
+        `first` is the shortest back-off for what is usually cured by another look.
+        """
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        delay = min(self._first_retry * 2.0 ** min(failures, 32), self._longest_retry)
+        delay = min((first or self._first_retry) * 2.0 ** min(failures, 32), self._longest_retry)
         delay = max(delay * random.uniform(0.8, 1.2), at_least)  # noqa: S311 - jitter, not a secret
         self.add_after(key, delay)
         return delay

@@ -13,7 +13,7 @@ from enum import IntEnum
 
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.core.names import Manifest
-from llm_operator.core.words import detail, last_words, why_not_pulled
+from llm_operator.core.words import detail, gives_a_reason, last_words, why_not_pulled
 
 PULL_REASONS = (
     "ErrImagePull",
@@ -173,7 +173,7 @@ def _out_of_memory(pod: Manifest) -> Fault | None:
             finding = Finding(
                 Reason.OOM_KILLED,
                 f"Pod {_name(pod)}: container {container['name']} used more than {used_up} and was killed; "
-                "raise spec.resources.limits.memory.",
+                f"raise spec.resources.limits.memory.{detail(last_words(terminated.get('message', '')))}",
             )
             return Fault(finding, _counted(container, EXPLAINED_CRASHES), terminated.get("finishedAt"))
     return None
@@ -183,7 +183,7 @@ def _crash(pod: Manifest) -> Fault | None:
     for container, terminated in _last_exits(pod):
         message = terminated.get("message", "")
         logs = f"see `kubectl logs -n {pod['metadata']['namespace']} {_name(pod)} --previous`."
-        if terminated.get("exitCode") in KILLED_BY_PROBE and not message:
+        if terminated.get("exitCode") in KILLED_BY_PROBE and not gives_a_reason(message):
             finding = Finding(
                 Reason.PROBE_TIMEOUT,
                 f"Pod {_name(pod)}: container {container['name']} was ended with code {terminated.get('exitCode')}, as "
@@ -195,7 +195,7 @@ def _crash(pod: Manifest) -> Fault | None:
             f"Pod {_name(pod)}: container {container['name']} exited with code {terminated.get('exitCode')}; "
             f"{logs}{detail(last_words(message))}",
         )
-        enough = EXPLAINED_CRASHES if message else UNEXPLAINED_CRASHES
+        enough = EXPLAINED_CRASHES if gives_a_reason(message) else UNEXPLAINED_CRASHES
         return Fault(finding, _counted(container, enough), terminated.get("finishedAt"))
     return None
 

@@ -95,6 +95,14 @@ def is_observed(deployment: Manifest) -> bool:
     return bool(deployment.get("status", {}).get("observedGeneration", 0) >= deployment["metadata"]["generation"])
 
 
+def has_timed_out(deployment: Manifest) -> bool:
+    """Whether Kubernetes has seen no progress for `progressDeadlineSeconds`: it keeps that time, without us too."""
+    conditions = deployment.get("status", {}).get("conditions", [])
+    return is_observed(deployment) and any(
+        one["type"] == "Progressing" and one.get("reason") == "ProgressDeadlineExceeded" for one in conditions
+    )
+
+
 def of_the_newest(count: str, deployment: Manifest | None) -> int:
     """A count of the newest template alone, given that the old pods are well; 0 until the counts speak about it."""
     if deployment is None or not is_observed(deployment):

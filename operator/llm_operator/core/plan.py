@@ -81,7 +81,6 @@ class _Planner:
             self._judge_what_runs,
             self._record_the_fallback,
             self._apply_children,
-            self._await_the_rollback,
             self._forget_the_old,
         )
         for step in steps:
@@ -188,16 +187,6 @@ class _Planner:
         self.actions += [
             action for action in (_needed(desired, live) for desired, live in wanted) if action is not None
         ]
-
-    def _await_the_rollback(self) -> None:
-        """Look again when the last good revision should be back."""
-        goes, deployment = self._course(), own_deployment(self.observation)
-        declared = goes.history.get(goes.desired)
-        if declared is None or declared is goes.target or declared.verdict.decided_at is None:
-            return
-        due = declared.verdict.decided_at + timedelta(seconds=self.spec.rollout.progress_deadline_seconds)
-        if self.now < due and not (deployment is not None and is_rolled_out(deployment)):
-            self.waits.append((due - self.now).total_seconds())
 
     def _forget_the_old(self) -> None:
         goes = self._course()

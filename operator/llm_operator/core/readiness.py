@@ -1,12 +1,11 @@
 """The condition Ready as an ordered list of checks: the first hit wins. Pure; called by status.py."""
 
 from collections.abc import Callable
-from datetime import timedelta
 
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.core import names
-from llm_operator.core.judge import fault_of, is_observed, of_the_newest
-from llm_operator.core.revision import Revision, State
+from llm_operator.core.judge import fault_of, has_timed_out, is_observed, of_the_newest
+from llm_operator.core.revision import State
 from llm_operator.core.view import View
 
 
@@ -32,18 +31,11 @@ def _rejected_and_replaced(view: View) -> Finding | None:
     because = f"edit the spec, or set another spec.rollback.retryToken to try it again. {rejected.verdict.message}"
     if view.replacement_is_there:
         return Finding(Reason.ROLLED_BACK, f"{why} Now {serves} serves; {because}")
-    if _rollback_is_late(view, rejected):
+    if view.deployment is not None and has_timed_out(view.deployment):
         fault = fault_of(view.observation, target.hash)
         own_words = "" if fault is None else f" {fault.finding.message}"
         return Finding(Reason.ROLLBACK_FAILED, f"{why} But {serves} does not come back either.{own_words}")
     return Finding(Reason.ROLLING_BACK, f"{why} Bringing back {serves}. {rejected.verdict.message}")
-
-
-def _rollback_is_late(view: View, rejected: Revision) -> bool:
-    decided = rejected.verdict.decided_at
-    if decided is None or view.spec is None:
-        return False
-    return view.observation.now >= decided + timedelta(seconds=view.spec.rollout.progress_deadline_seconds)
 
 
 def _rejected_and_kept(view: View) -> Finding | None:

@@ -50,15 +50,22 @@ def why_not_pulled(state: str, words: str, image: str) -> Reason:
 
 
 def last_words(message: str) -> str:
-    """The server's {reason, message, remedy} as a sentence; anything else as it is."""
+    """The server's {reason, message, remedy} as a sentence, or its note of memory in use; anything else as it is."""
     try:
         words = json.loads(message)
     except ValueError:
         return message
     if not isinstance(words, dict):
         return message
+    if isinstance(words.get("memoryBytes"), int):
+        return f"{words['memoryBytes'] / 2**20:.0f} MiB of memory in use while {words.get('phase', 'running')}."
     parts = [str(words[key]) for key in ("reason", "message", "remedy") if words.get(key)]
     return f"{parts[0]}: {' '.join(parts[1:])}" if len(parts) > 1 else "".join(parts)
+
+
+def gives_a_reason(message: str) -> bool:
+    """Whether a server said why it ends. Its note of memory in use only shows that it did not end by itself."""
+    return bool(message) and '"memoryBytes"' not in message
 
 
 def detail(words: str) -> str:

@@ -147,6 +147,9 @@ class Cluster:
     version: int = 1
     parent_version: int = 1
     made: int = 0
+    progress: object = None
+    progress_at: float = 0.0
+    times_out: float = FOR_EVER
 
     @property
     def time(self) -> datetime:
@@ -284,9 +287,17 @@ class Cluster:
             "readyReplicas": sum(1 for pod in self.pods if pod.ready_since(self.now) is not None),
             "availableReplicas": sum(1 for pod in self.pods if self.is_available(pod)),
         }
+        spec = self.deployment["spec"]
+        complete = all(counts[key] == spec["replicas"] for key in ("replicas", "updatedReplicas", "availableReplicas"))
+        progress = (self.deployment["metadata"]["generation"], counts)
+        if progress != self.progress:
+            self.progress, self.progress_at = progress, self.now
+        self.times_out = FOR_EVER if complete else self.progress_at + spec["progressDeadlineSeconds"]
+        late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
         status = {
             "observedGeneration": self.deployment["metadata"]["generation"],
             **{key: value for key, value in counts.items() if value},
+            **({"conditions": [late]} if self.now >= self.times_out else {}),
         }
         if status != self.deployment.get("status"):
             self.deployment = self._stored({**self.deployment, "status": status})
@@ -318,5 +329,5 @@ class Cluster:
         if self.deployment is not None:
             soak = self.deployment["spec"].get("minReadySeconds", 0)
             due = [since + soak for pod in self.pods if (since := pod.ready_since(self.now)) is not None]
-            moments += [one for one in due if one > self.now]
+            moments += [one for one in (*due, self.times_out) if one > self.now]
         return min(moments, default=FOR_EVER)

@@ -38,6 +38,8 @@ def ended(exit_code: int, reason: str = "Error", *, restarts: int, before: int |
     )
 
 
+NOTE = json.dumps({"memoryBytes": 61 * 2**20, "phase": "loading", "at": "2026-01-02T03:04:05.000+00:00"}) + " " * 9
+
 CASES: dict[str, tuple[dict[str, Any], Reason, Proof, str]] = {
     "the image name is not a name": (
         {"containerStatuses": waiting("InvalidImageName")},
@@ -114,6 +116,24 @@ CASES: dict[str, tuple[dict[str, Any], Reason, Proof, str]] = {
         Reason.OOM_KILLED,
         COUNTED,
         "limits.memory",
+    ),
+    "too little memory, and the server had noted how much it used": (
+        {"containerStatuses": died(137, "OOMKilled", NOTE, crashes=2)},
+        Reason.OOM_KILLED,
+        COUNTED,
+        "It says: 61 MiB of memory in use while loading.",
+    ),
+    "killed by the kubelet, and the note of memory gives no reason": (
+        {"containerStatuses": died(137, "Error", NOTE, crashes=3)},
+        Reason.PROBE_TIMEOUT,
+        DOUBT,
+        "probe",
+    ),
+    "the server crashes twice, and the note of memory gives no reason": (
+        {"containerStatuses": died(139, "Error", NOTE, crashes=2)},
+        Reason.CRASH_LOOP,
+        DOUBT,
+        "61 MiB",
     ),
     "too little memory, just now": (
         {"containerStatuses": ended(137, "OOMKilled", restarts=1, before=137)},

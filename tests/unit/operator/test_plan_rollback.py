@@ -85,20 +85,6 @@ def test_a_rejected_revision_that_comes_up_too_late_is_replaced_all_the_same() -
     assert names.revision_of(back.manifest) == GOOD.hash
 
 
-def test_the_way_back_is_looked_at_again_when_it_should_be_over() -> None:
-    spec = a_spec(**BAD, rollout={"progressDeadlineSeconds": 100})
-    back = running(spec, GOOD, rejected(decided_at=ago(40)), counts={**NEVER_UP, "readyReplicas": 1})
-    assert plan(back, SETTINGS).look_again_after == 60
-    late = replace(back, now=NOW + timedelta(seconds=60))
-    assert plan(late, SETTINGS).look_again_after is None
-    there = running(spec, GOOD, rejected(decided_at=ago(40)))
-    assert plan(there, SETTINGS).look_again_after is None
-    gone = replace(there, deployment=None)
-    assert plan(gone, SETTINGS).look_again_after == 60
-    unknown = running(spec, GOOD, rejected(decided_at=None), counts=NEVER_UP)
-    assert plan(unknown, SETTINGS).look_again_after is None
-
-
 def test_the_good_revision_is_brought_back_with_the_replicas_that_are_declared_now() -> None:
     observation = running(a_spec(**BAD), rejected(), GOOD, counts=SURGED)
     observation = replace(observation, parent=a_parent(spec=a_spec(**BAD, replicas=3)))

@@ -37,6 +37,10 @@ GOOD = a_revision(State.GOOD, spec=SPEC)
 BAD_SPEC = a_spec(replicas=2, image="bad:1")
 SURGED = {"replicas": 3, "updatedReplicas": 1, "readyReplicas": 2, "availableReplicas": 2}
 NOTHING_UP = {"replicas": 2, "updatedReplicas": 2}
+TIMED_OUT = {
+    **NOTHING_UP,
+    "conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}],
+}
 
 Told = dict[str, tuple[str, str]]
 
@@ -164,12 +168,28 @@ STATES: dict[str, tuple[Observation, Told]] = {
         },
     ),
     "the good one does not come back": (
-        running(BAD_SPEC, GOOD, rejected(decided_at=ago(900)), counts=NOTHING_UP),
+        running(BAD_SPEC, GOOD, rejected(), counts=TIMED_OUT),
         {
             "Ready": ("False", "RollbackFailed"),
             "Available": ("False", "NoReplicasAvailable"),
             "Stalled": ("True", "RollbackFailed"),
             "Degraded": ("True", "RollbackFailed"),
+        },
+    ),
+    "what was rejected long ago is declared again, and the good one comes back": (
+        running(BAD_SPEC, GOOD, rejected(decided_at=ago(9000)), counts=NOTHING_UP),
+        {
+            "Ready": ("False", "RollingBack"),
+            "Available": ("False", "NoReplicasAvailable"),
+            "Reconciling": ("True", "RollingBack"),
+        },
+    ),
+    "the one before was too late, and the good one has just been applied": (
+        running(BAD_SPEC, GOOD, rejected(), counts={**TIMED_OUT, "observedGeneration": 0}),
+        {
+            "Ready": ("False", "RollingBack"),
+            "Available": ("False", "NoReplicasAvailable"),
+            "Reconciling": ("True", "RollingBack"),
         },
     ),
     "rejected, and none was ever good": (
@@ -306,7 +326,7 @@ def test_some_good_replicas_that_answer_are_not_degraded() -> None:
 
 def test_the_fault_of_the_good_pods_is_told_where_it_matters() -> None:
     sick = a_pod("sick", of=GOOD, containerStatuses=waiting("InvalidImageName"))
-    back = running(BAD_SPEC, GOOD, rejected(decided_at=ago(900)), counts=NOTHING_UP, pods=(sick,))
+    back = running(BAD_SPEC, GOOD, rejected(), counts=TIMED_OUT, pods=(sick,))
     assert "cannot be parsed" in messages(back)["Ready"]
     both = running(BAD_SPEC, candidate(), GOOD, counts={"replicas": 1}, pods=(sick,))
     assert "cannot be parsed" in messages(both)["Degraded"]

@@ -299,6 +299,7 @@ def test_a_pod_without_spec_and_status_is_taken() -> None:
         ("metadata__annotations", {names.REVISION: "another"}, True),
         ("status__conditions", [{"type": "Progressing", "status": "True", "lastUpdateTime": "now"}], False),
         ("status__conditions", [{"type": "ReplicaFailure", "status": "True"}], True),
+        ("status__conditions", [{"type": "Progressing", "reason": "ProgressDeadlineExceeded"}], True),
         ("status__availableReplicas", 1, True),
         ("spec__replicas", 9, True),
     ],

@@ -47,6 +47,8 @@ async def test_retries_wait_longer_each_time_up_to_the_longest_until_forgotten()
     queue.forget("a")
     assert queue.retry("a") <= 1.2
     assert queue.retry("b", at_least=100) == 100
+    assert queue.retry("c", first=0.01) <= 0.012
+    assert queue.retry("c", first=0.01) >= 0.016, "what does not heal waits longer, too"
     queue.close()
 
 
