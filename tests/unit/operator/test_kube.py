@@ -13,7 +13,7 @@ from aiohttp import web
 
 from llm_operator import kube as kube_module
 from llm_operator.contact import LONG_AGO, Contact
-from llm_operator.credentials import USER_AGENT
+from llm_operator.credentials import USER_AGENT, proxy_from_environment
 from llm_operator.kube import (
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
@@ -492,3 +492,24 @@ async def test_an_api_server_in_trouble_is_one_that_does_not_answer(
     seconds[0] += 60
     await find(kube)
     assert (kube.contact.since > LONG_AGO) is is_outage
+
+
+@pytest.mark.parametrize(
+    ("variables", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://proxy.example.com:3128"}, "http://proxy.example.com:3128"),
+        ({"HTTPS_PROXY": "http://proxy.example.com:3128", "NO_PROXY": "10.96.0.1,.local"}, None),
+        ({"HTTP_PROXY": "http://proxy.example.com:3128"}, None),
+    ],
+    ids=["none", "one", "none for this host", "one for another scheme"],
+)
+def test_a_proxy_of_the_environment_is_used(
+    variables: dict[str, str], proxy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_from_environment("https://10.96.0.1:443") == proxy
