@@ -1,10 +1,13 @@
 """Command line: `python -m inference_server [serve]`."""
 
 import argparse
+import os
 import signal
 import sys
 
 from inference_server import __version__
+from inference_server.failure import DEFAULT_TERMINATION_LOG_PATH
+from inference_server.memory_note import MemoryNote
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,9 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.parse_args(arguments)
     # As process 1 of a container a signal without a handler is ignored; the imports below take a second.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    from inference_server.serve import run
+    note = MemoryNote(os.environ.get("TERMINATION_LOG_PATH") or DEFAULT_TERMINATION_LOG_PATH)
+    try:
+        note.start()
+        from inference_server.serve import run
 
-    return run()
+        return run(note)
+    finally:
+        note.stop()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from enum import IntEnum
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_TERMINATION_LOG_PATH = "/dev/termination-log"
 # Kubernetes keeps at most this many bytes per container.
 _TERMINATION_LOG_BYTES = 4096
 

@@ -13,31 +13,35 @@ from inference_server.engine.protocol import Engine
 from inference_server.failure import ExitCode, StartupError, report
 from inference_server.lifecycle import Lifecycle
 from inference_server.logs import configure_logging
+from inference_server.memory_note import MemoryNote
 from inference_server.settings import Settings, load_settings, termination_log_path
 
 logger = logging.getLogger(__name__)
 
 
-def run() -> ExitCode:
+def run(note: MemoryNote) -> ExitCode:
     """Serve until a signal or a failure ends it."""
     configure_logging("INFO")
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
-        serve_until_stopped(settings, MockEngine(delay_seconds=settings.mock_delay_seconds))
+        serve_until_stopped(settings, MockEngine(delay_seconds=settings.mock_delay_seconds), note)
     except StartupError as error:
+        note.stop()
         report(error, termination_log_path=termination_log_path())
         return error.exit_code
     return ExitCode.OK
 
 
-def serve_until_stopped(settings: Settings, engine: Engine) -> None:
+def serve_until_stopped(settings: Settings, engine: Engine, note: MemoryNote | None = None) -> None:
     """Raises StartupError when the address cannot be used or the engine fails."""
     listener = _listen(settings.listen_host, settings.listen_port)
     host, port = listener.getsockname()[:2]
     fields = {"host": host, "port": port, "mode": engine.info.mode, "version": __version__}
     logger.info("listening", extra={"fields": fields})
     lifecycle = Lifecycle(engine, heartbeat_timeout=settings.heartbeat_timeout_seconds)
+    if note is not None:
+        note.is_serving = lambda: lifecycle.started
     config = uvicorn.Config(
         create_app(lifecycle, max_body_bytes=settings.max_body_bytes),
         # Named, so that a package that happens to be installed does not change the behaviour.

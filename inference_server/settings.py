@@ -9,10 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from inference_server.failure import ExitCode, StartupError
+from inference_server.failure import DEFAULT_TERMINATION_LOG_PATH, ExitCode, StartupError
 from inference_server.modes import canonical_mode, require_supported
-
-DEFAULT_TERMINATION_LOG_PATH = "/dev/termination-log"
 
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 

@@ -22,10 +22,32 @@ line_of() {
     return 1
 }
 
+# The example with a change that cannot work: too little memory, or, where nothing runs, a node that is not there.
+broken() {
+    if [ "$provider" = kwok ]; then
+        cat examples/mock.yaml
+        printf '  nodeSelector: {no: such-node}\n  rollout: {progressDeadlineSeconds: 15}\n'
+    else
+        sed 's/memory: .*/memory: 24Mi/' examples/mock.yaml
+    fi
+}
+
+give_up() {
+    kubectl describe llmdeployment triage
+    [ "$provider" != kwok ] || tail -20 .local/operator.log
+    exit 1
+}
+
+ask() {
+    curl --silent --show-error --fail-with-body "http://127.0.0.1:$port/triage" \
+        -H 'Content-Type: application/json' \
+        -d '{"patient_mrn": "MRN-001", "query": "What are my current medications?"}' | python3 -m json.tool
+}
+
 provider=$(python3 -m tests.cluster status --provider)
 if [ "$provider" = kwok ]; then
     step "The nodes are simulated: the operator runs as a process, and no pod can answer"
-    LLMOP_HEALTH_PORT=0 LLMOP_SERVER_IMAGE=simulated .venv/bin/python -m llm_operator >.local/operator.log 2>&1 &
+    LLMOP_LEADER_ELECTION=false LLMOP_METRICS_PORT=0 LLMOP_HEALTH_PORT=0 LLMOP_SERVER_IMAGE=simulated .venv/bin/python -m llm_operator >.local/operator.log 2>&1 &
     background+=($!)
 fi
 
@@ -33,8 +55,7 @@ step "kubectl apply -f examples/mock.yaml"
 kubectl apply -f examples/mock.yaml
 step "kubectl wait --for=condition=Ready llmdeployment/triage"
 if ! kubectl wait --for=condition=Ready llmdeployment/triage --timeout=180s; then
-    kubectl describe llmdeployment triage
-    exit 1
+    give_up
 fi
 
 step "kubectl get llmdeployments"
@@ -56,8 +77,28 @@ else
     background+=($!)
     port=$(line_of "$log" '127\.0\.0\.1:[0-9]+')
 fi
-curl --silent --show-error --fail-with-body "http://127.0.0.1:$port/triage" \
-    -H 'Content-Type: application/json' \
-    -d '{"patient_mrn": "MRN-001", "query": "What are my current medications?"}' | python3 -m json.tool
+ask
 
-step "Done. The cluster stays up: export KUBECONFIG=$KUBECONFIG; remove it with make cluster-down"
+step "A change that cannot work, while the good pod serves on"
+broken | diff examples/mock.yaml - || true
+kubectl get llmdeployment triage --watch &
+background+=($!)
+sleep 1
+broken | kubectl apply -f -
+if ! kubectl wait --for=condition=RolledBack llmdeployment/triage --timeout=180s; then
+    give_up
+fi
+sleep 1
+kill $!
+
+step "It was rolled back"
+kubectl get llmdeployment triage \
+    -o jsonpath='{range .status.conditions[?(@.type=="RolledBack")]}{.reason}: {.message}{"\n"}{end}' | fold -s -w 120
+
+step "POST /triage still answers"
+ask
+
+step "Done. Take the change back, and it is Ready at once: kubectl apply -f examples/mock.yaml"
+echo "What was rejected is not tried again unless spec.rollback.retryToken asks for it."
+echo "The cluster stays up: export KUBECONFIG=$KUBECONFIG"
+echo "then look around: kubectl describe llmdeployment triage. make cluster-down removes it all."

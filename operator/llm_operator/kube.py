@@ -25,6 +25,8 @@ RENEW_SECONDS = 10.0
 NAMESPACE_TERMINATING = "NamespaceTerminating"
 # A list comes in pages, so that no answer fills the memory or holds up the loop.
 PAGE = 500
+# Seconds between attempts to read.
+READ_PAUSES = (0.1, 0.4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Kube:
     async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """The live object, or None."""
         try:
-            return await self._request("GET", _path(resource, namespace, name))
+            return await self._read(_path(resource, namespace, name))
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -110,7 +112,7 @@ class Kube:
 
     async def find(self, resource: Resource, namespace: str, *, label_selector: str) -> list[Manifest]:
         """The live objects of a namespace with these labels."""
-        answer = await self._request("GET", _path(resource, namespace), {"labelSelector": label_selector})
+        answer = await self._read(_path(resource, namespace), {"labelSelector": label_selector})
         return _items(answer)
 
     async def pages(
@@ -119,7 +121,7 @@ class Kube:
         """All live objects, of one namespace or of all, page by page, each with the version the list is of."""
         query = {"limit": str(PAGE), **({"labelSelector": label_selector} if label_selector else {})}
         while True:
-            answer = await self._request("GET", _path(resource, namespace), query)
+            answer = await self._read(_path(resource, namespace), query)
             metadata = answer["metadata"]
             yield _items(answer), int(metadata["resourceVersion"])
             if not metadata.get("continue"):
@@ -129,7 +131,7 @@ class Kube:
     async def serves(self, resource: Resource) -> bool:
         """Whether the API server's discovery lists the kind."""
         try:
-            answer = await self._request("GET", resource.path)
+            answer = await self._read(resource.path)
         except ApiError as error:
             if error.status == 404:
                 return False
@@ -175,6 +177,17 @@ class Kube:
         version = {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version}
         query = {"fieldManager": FIELD_MANAGER}
         return await self._request("PATCH", path, query, [version, *operations], "application/json-patch+json")
+
+    async def _read(self, path: str, query: dict[str, str] | None = None) -> Manifest:
+        """A GET, again at once if it fails in passing: a pass makes several, and one failure would cost it all."""
+        for pause in READ_PAUSES:
+            try:
+                return await self._request("GET", path, query)
+            except ApiError as error:
+                if not (error.status == 0 or error.status >= 500):
+                    raise
+            await asyncio.sleep(pause)
+        return await self._request("GET", path, query)
 
     async def _request(
         self,

@@ -4,55 +4,93 @@ The client pod runs the server's image, because that one is certain to be there;
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tests.kubectl import Kubectl, Manifest, eventually
 
 NAME = "client"
+# Of each kind: connections that are kept, as a client library does, and one for each request, as curl does.
+CONNECTIONS = 2
 CLIENT = """
-import json, os, sys, time, urllib.request
-url, canary, once = sys.argv[1], sys.argv[2], sys.argv[3] == "once"
+import http.client, json, os, sys, threading, time
+host, canary, connections = sys.argv[1], sys.argv[2], int(sys.argv[3])
 body = json.dumps({"patient_mrn": canary, "query": f"I have a headache {canary}"}).encode()
-count, failures, answer, end = 0, [], None, time.monotonic() + 600
-while True:
-    try:
-        request = urllib.request.Request(url + "/triage", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as response:
-            answer = json.load(response)
-    except Exception as error:
-        failures.append(repr(error))
-    count += 1
-    if once or os.path.exists("/tmp/stop") or time.monotonic() >= end:
-        break
-    time.sleep(0.02)
-print(json.dumps({"count": count, "failures": failures, "answer": answer}))
+headers = {"Content-Type": "application/json"}
+end = time.monotonic() + 600
+found = {"kept": 0, "new": 0, "failures": [], "slowest": 0.0, "answer": None}
+
+def ask(kind):
+    connection = None
+    while True:
+        if connection is None:
+            connection = http.client.HTTPConnection(host, 8002, timeout=10)
+        began = time.monotonic()
+        try:
+            connection.request("POST", "/triage", body, headers)
+            response = connection.getresponse()
+            text = response.read()
+            if response.status != 200:
+                raise Exception(f"{response.status}: {text!r}")
+            found["answer"] = json.loads(text)
+        except Exception as error:
+            found["failures"].append(f"{time.strftime('%H:%M:%S')} {kind}: {error!r}")
+            connection.close()
+        found[kind] += 1
+        found["slowest"] = max(found["slowest"], time.monotonic() - began)
+        if kind == "new":
+            connection.close()
+            connection = None
+        if not connections or os.path.exists("/tmp/stop") or time.monotonic() >= end:
+            break
+        time.sleep(0.04)
+
+threads = [threading.Thread(target=ask, args=[kind]) for kind in connections * ["kept", "new"] or ["new"]]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(json.dumps(found))
 """
 
 
 def ask_once(kubectl: Kubectl, *, canary: str = "MRN-001") -> dict[str, Any]:
-    """One request from a pod: {count, failures, answer}."""
-    _start(kubectl, canary, "once")
+    """One request from a pod; the answer is that of `finish`."""
+    _start(kubectl, canary, 0)
     return _result(kubectl)
 
 
 def start(kubectl: Kubectl) -> None:
-    """Start a pod that posts to the Service `triage` one request after the other, each on a new connection."""
-    _start(kubectl, "MRN-001", "until told")
+    """Start a pod that posts to the Service `triage` all the time, on several connections."""
+    _start(kubectl, "MRN-001", CONNECTIONS)
+
+
+@contextmanager
+def nothing_lost(kubectl: Kubectl) -> Iterator[None]:
+    """Traffic during the block, of which no request may fail."""
+    start(kubectl)
+    yield
+    found = finish(kubectl)
+    assert found["failures"] == []
+    assert min(found["kept"], found["new"]) > 20
 
 
 def finish(kubectl: Kubectl) -> dict[str, Any]:
-    """Stop what `start` started, which must still be running: {count, failures, answer (the last one)}."""
+    """Stop what `start` started, which must still be running.
+
+    {kept, new (requests on connections of that kind), failures, slowest (in seconds), answer (the last one)}
+    """
     assert phase(kubectl) == "Running", "the client did not see all of what happened"
     kubectl("exec", NAME, "--", "touch", "/tmp/stop")
     return _result(kubectl)
 
 
-def _start(kubectl: Kubectl, canary: str, how_long: str) -> None:
+def _start(kubectl: Kubectl, canary: str, connections: int) -> None:
     service = kubectl.get("service", "triage")
     deployment = kubectl.get("deployment", "triage")
     assert service is not None
     assert deployment is not None
-    url = f"http://{service['spec']['clusterIP']}:8002"
     pod: Manifest = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -66,7 +104,7 @@ def _start(kubectl: Kubectl, canary: str, how_long: str) -> None:
                     "name": "client",
                     "image": deployment["spec"]["template"]["spec"]["containers"][0]["image"],
                     "imagePullPolicy": "IfNotPresent",
-                    "command": ["python", "-c", CLIENT, url, canary, how_long],
+                    "command": ["python", "-c", CLIENT, service["spec"]["clusterIP"], canary, str(connections)],
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                 }
             ],
@@ -78,8 +116,9 @@ def _start(kubectl: Kubectl, canary: str, how_long: str) -> None:
 
 def _result(kubectl: Kubectl) -> dict[str, Any]:
     eventually(lambda: phase(kubectl) in ("Succeeded", "Failed"), seconds=60)
-    answer: dict[str, Any] = json.loads(kubectl("logs", NAME))
-    return answer
+    found: dict[str, Any] = json.loads(kubectl("logs", NAME))
+    print("traffic:", {key: value for key, value in found.items() if key != "answer"})
+    return found
 
 
 def phase(kubectl: Kubectl) -> str:

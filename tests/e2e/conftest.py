@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import registry as a_registry
+from tests.e2e.steps import operator_logs, server_image
 from tests.kubectl import Kubectl, eventually
-
-ROOT = Path(__file__).parents[2]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,21 +18,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.e2e)
 
 
-@pytest.fixture
-def kubectl(kubeconfig: Path, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
-    """kubectl in a namespace of its own, which enforces Pod Security `restricted`."""
+@pytest.fixture(scope="session")
+def admin(kubeconfig: Path) -> Kubectl:
+    """kubectl in no namespace of its own."""
     program = shutil.which("kubectl")
     assert program is not None, "kubectl is not on PATH"
+    return Kubectl(program, kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def registry(admin: Kubectl) -> Iterator[a_registry.Registry]:
+    """A registry that misbehaves."""
+    with a_registry.running(admin, server_image(admin)) as registry:
+        yield registry
+
+
+@pytest.fixture
+def kubectl(admin: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    """kubectl in a namespace of its own, which enforces Pod Security `restricted`."""
     name = f"e2e-{uuid.uuid4().hex[:8]}"
-    admin = Kubectl(program, kubeconfig)
     admin("create", "namespace", name)
     admin("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
-    ours = Kubectl(program, kubeconfig, name)
+    ours = Kubectl(admin.program, admin.kubeconfig, name)
     eventually(lambda: ours.get("serviceaccount", "default"))
     failed_before = request.session.testsfailed
     yield ours
     if request.session.testsfailed > failed_before:
         print(ours("get", "llmdep,deploy,rs,pods", "-o", "wide"))
         print(ours("describe", "llmdep,pods"))
-        print(admin("logs", "-n", "llm-operator-system", "deployment/llm-operator", "--tail=50"))
+        print(operator_logs(admin, "--since=60s"))
     admin("delete", "namespace", name, "--wait=false")

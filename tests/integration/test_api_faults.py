@@ -217,7 +217,7 @@ def what_happens_while_no_watch_is_open_is_made_good(world: World) -> None:
         world.kubectl("delete", "service", "triage")
         world.kubectl("delete", "deployment", "triage", "--cascade=foreground")
         eventually(lambda: not world.kubectl.list("deployments,services,pods"))
-        written = len(world.proxy.writes())
+        written = len(world.proxy.records())
     # No event tells of what is gone: the edit does, as the resync would.
     follows(world, "registry.example.com/server:2")
     world.eventually(lambda: world.kubectl.get("service", "triage"))
@@ -245,24 +245,29 @@ def an_outage_condemns_nothing(world: World) -> None:
     slow, bad = [f"slow{number}" for number in range(6)], ["bad"]
     world.kubectl.apply(*(an_llmdeployment(name, rollout=rollout(deadline=deadline)) for name in slow + bad))
     world.ready(*slow, *bad)
-    images = {name: "kwok/slow:20" for name in slow} | {name: "kwok/never:1" for name in bad}
+    images = dict.fromkeys(slow, "kwok/slow:20") | dict.fromkeys(bad, "kwok/never:1")
     world.kubectl.apply(
         *(an_llmdeployment(name, rollout=rollout(deadline=deadline), image=image) for name, image in images.items())
     )
     applied = {(name, image) for name, image in images.items()}
     world.eventually(
-        lambda: applied
-        <= {
-            (one["metadata"]["name"], one["spec"]["template"]["spec"]["containers"][0]["image"])
-            for one in world.kubectl.list("deployments")
-        }
+        lambda: (
+            applied
+            <= {
+                (one["metadata"]["name"], one["spec"]["template"]["spec"]["containers"][0]["image"])
+                for one in world.kubectl.list("deployments")
+            }
+        )
     )
     with world.proxy.outage():
 
         def slow_ones_are_up() -> bool:
             found = {one["metadata"]["name"]: one["status"] for one in world.kubectl.list("deployments")}
             return all(
-                found[name].get("availableReplicas") == found[name].get("updatedReplicas") == found[name]["replicas"] == 1
+                found[name].get("availableReplicas")
+                == found[name].get("updatedReplicas")
+                == found[name]["replicas"]
+                == 1
                 for name in slow
             )
 
@@ -272,7 +277,9 @@ def an_outage_condemns_nothing(world: World) -> None:
         assert world.verdicts(name) == {"Good": 2}, name
     world.eventually(lambda: condition(world.kubectl.get("llmdep", "bad"), "RolledBack").get("status") == "True")
     events = Counter(
-        one["reason"] for one in world.kubectl.list("events.events.k8s.io") if one["regarding"]["kind"] == "LLMDeployment"
+        one["reason"]
+        for one in world.kubectl.list("events.events.k8s.io")
+        if one["regarding"]["kind"] == "LLMDeployment"
     )
     assert (events["RollingBack"], events["RolledBack"]) == (1, 1)
 
@@ -308,7 +315,7 @@ def reads_of_an_earlier_time_do_no_harm(world: World) -> None:
     world.ready("triage")
     served: list[str] = []
     before = snapshot(world.kubectl, "triage")
-    written = len(world.proxy.writes())
+    written = len(world.proxy.records())
     with world.proxy.faults(partial(old_news, before, served)):
         world.kubectl.patch("llmdep", "triage", {"spec": {"image": "kwok/slow:2"}})
         world.eventually(lambda: served)
@@ -350,7 +357,7 @@ def reads_of_one_of_the_same_name_that_is_gone_do_no_harm(world: World) -> None:
     world.ready("triage")
     served: list[str] = []
     before = snapshot(world.kubectl, "triage")
-    written = len(world.proxy.writes())
+    written = len(world.proxy.records())
     with world.proxy.faults(partial(old_news, before, served)):
         world.kubectl("delete", "llmdep", "triage", "--cascade=foreground", "--timeout=30s")
         world.kubectl.apply(an_llmdeployment(rollout=rollout(), image="registry.example.com/server:2"))
@@ -384,9 +391,7 @@ def results(
             act(own)
 
     with ThreadPoolExecutor(len(COURSES)) as pool:
-        return {
-            name: pool.submit(run, number, name) for number, name in enumerate(COURSES) if name in chosen
-        }
+        return {name: pool.submit(run, number, name) for number, name in enumerate(COURSES) if name in chosen}
 
 
 @pytest.mark.parametrize("name", COURSES)

@@ -153,7 +153,9 @@ def test_one_that_was_stopped_and_goes_on_ends_without_a_write(
         written = len(a.proxy.writes())
         a.process.send_signal(signal.SIGCONT)
         assert a.process.wait(timeout=30) == 1
-        assert a.writes(since=0)[-1:] == [one for one in a.proxy.writes()[:written] if one.call.resource != "leases"][-1:]
+        assert (
+            a.writes(since=0)[-1:] == [one for one in a.proxy.writes()[:written] if one.call.resource != "leases"][-1:]
+        )
         assert holder(lease) == "b"
         assert "the lease" in a.log.read_text()
         assert server(kubectl)["image"] == "other/server:2"

@@ -13,6 +13,7 @@ from tests.integration.test_rollback import INSTANCE, entries, is_rolled_back, n
 from tests.integration.test_rollback import says as told
 from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually, is_ready
 
+REVISION = "llm.carepath.ai/revision"
 Right = tuple[str, str, str]  # group, resource, verb
 # What the API server asks for only if it enforces the permission to block an owner's deletion.
 NOT_SEEN = {("llm.carepath.ai", "llmdeployments/finalizers", "update")}
@@ -81,6 +82,9 @@ def live_a_whole_life(kubectl: Kubectl) -> None:
     kubectl("scale", "deployment", "triage", "--replicas=2")
     eventually(lambda: kubectl.get("service", "triage"))
     wait_for(kubectl, is_ready)
+    kubectl("label", "service", "triage", "app.kubernetes.io/part-of=other", "--overwrite")
+    eventually(lambda: "other" not in (kubectl.get("service", "triage") or {})["metadata"]["labels"].values())
+    lose_the_mark(kubectl)
     kubectl("create", "quota", "pods", "--hard=pods=1")
     eventually(lambda: "hard" in (kubectl.get("quota", "pods") or {}).get("status", {}))
     kubectl.patch("llmdep", "triage", {"spec": {"image": "registry.example.com/server:no-room"}})
@@ -88,7 +92,14 @@ def live_a_whole_life(kubectl: Kubectl) -> None:
     kubectl("delete", "quota", "pods")
     wait_for(kubectl, lambda found: is_ready(found) or is_rolled_back(found))
     kubectl("delete", "llmdep", "triage", "--timeout=30s")
-    eventually(lambda: not kubectl.list("deployments,services,pods,controllerrevisions"))
+    eventually(lambda: not kubectl.list("deployments,services,pods,controllerrevisions"), seconds=90)
+
+
+def lose_the_mark(kubectl: Kubectl) -> None:
+    """Somebody takes the mark off the record of what runs: it is found by its name, and marked again."""
+    record = f"triage-{(kubectl.get('llmdep', 'triage') or {})['status']['activeRevision']}"
+    kubectl("annotate", "controllerrevision", record, f"{REVISION}-")
+    eventually(lambda: REVISION in (kubectl.get("controllerrevision", record) or {})["metadata"]["annotations"])
 
 
 def test_every_right_is_used_and_none_is_missing(control_plane: ControlPlane, kubectl: Kubectl, tmp_path: Path) -> None:
@@ -146,5 +157,9 @@ def test_a_role_is_enough_for_one_namespace(namespaced: tuple[Kubectl, ControlPl
         assert kubectl.get("lease", "llm-operator") is not None
     requests = plane.requests(since=start)
     assert refused(requests, account) == []
-    assert {one["objectRef"].get("namespace") for one in requests if one["user"]["username"] == account and "objectRef" in one} <= {kubectl.namespace, None}
+    assert {
+        one["objectRef"].get("namespace")
+        for one in requests
+        if one["user"]["username"] == account and "objectRef" in one
+    } <= {kubectl.namespace, None}
     assert json.loads(kubectl("get", "events.events.k8s.io", "-o", "json"))["items"] != []
