@@ -19,6 +19,7 @@ from llm_operator.kube import (
     PODS,
     REPLICA_SETS,
     SERVICES,
+    ApiError,
     Kube,
     Resource,
 )
@@ -79,6 +80,9 @@ async def _get(kube: Kube, store: Store, resource: Resource, namespace: str, nam
     live = await kube.get(resource, namespace, name)
     if live is None and known is not None:
         store.remove(resource, known)
+    if live is not None and store.knows_newer(resource, live):
+        # From a server that lags, or the watch was faster than this answer: decided by it, the news would be lost.
+        raise ApiError(409, "Outdated", f"{resource.plural} {namespace}/{name} was read older than it is known to be")
     # Of the others only those that a watch will also tell of.
     if live is not None and (resource is LLMDEPLOYMENTS or names.is_managed(live)):
         store.put(resource, live)

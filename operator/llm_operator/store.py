@@ -66,6 +66,12 @@ class Store:
         self._index(resource, place, old, new)
         return old is None or not _same(old, new)
 
+    def knows_newer(self, resource: Resource, live: Manifest) -> bool:
+        """Whether a newer version of this very object was told of before."""
+        known = self.get(resource, live["metadata"]["namespace"], live["metadata"]["name"])
+        same = known is not None and known["metadata"]["uid"] == live["metadata"]["uid"]
+        return same and known is not None and _version(known) > _version(live)
+
     def remove(self, resource: Resource, live: Manifest, *, watched: bool = False) -> None:
         """The object is gone. One of its name that was made since stays."""
         if watched:

@@ -87,7 +87,7 @@ def world(plane: ControlPlane, folder: Path, settings: dict[str, str]) -> Iterat
     with running_fault_proxy(plane.operator_kubeconfig, folder) as proxy:
         operator = Operator(proxy, folder / "log", LLMOP_NAMESPACES=kubectl.namespace, **settings)
         try:
-            eventually(operator.is_ready, seconds=60)
+            eventually(operator.is_ready, seconds=180)
             yield World(kubectl, proxy, operator)
         finally:
             operator.end()

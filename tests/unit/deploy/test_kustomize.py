@@ -30,7 +30,7 @@ WORK = {
     ("apps", "controllerrevisions"): APPLY | {"delete"},
     ("apps", "replicasets"): {"list"},
     ("", "services"): APPLY,
-    ("", "pods"): READ,
+    ("", "pods"): {"list", "watch"},
     ("events.k8s.io", "events"): {"create"},
 }
 

@@ -340,3 +340,12 @@ def test_what_is_stored_does_not_change_with_what_was_given() -> None:
     live["data"]["template"]["spec"]["containers"][0]["image"] = "edited:1"
     (kept,) = store.children(CONTROLLER_REVISIONS, "clinic", "triage")
     assert kept["data"]["template"]["spec"]["containers"][0]["image"] != "edited:1"
+
+
+def test_what_is_older_than_what_was_told_is_known_to_be() -> None:
+    store = Store()
+    store.put(SERVICES, an_object(5))
+    assert store.knows_newer(SERVICES, an_object(4))
+    assert not store.knows_newer(SERVICES, an_object(5))
+    assert not store.knows_newer(SERVICES, an_object(6))
+    assert not Store().knows_newer(SERVICES, an_object(4))
