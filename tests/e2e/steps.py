@@ -30,9 +30,9 @@ def server_image(kubectl: Kubectl) -> str:
 
 
 def example(**spec: Any) -> Manifest:
-    """examples/mock.yaml with other fields in its spec."""
+    """examples/mock.yaml, good after 2 s, with other fields in its spec."""
     manifest: Manifest = yaml.safe_load((ROOT / "examples/mock.yaml").read_text())
-    manifest["spec"] |= spec
+    manifest["spec"] |= {"rollout": {"soakSeconds": 2}, **spec}
     return manifest
 
 

@@ -71,6 +71,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"tolerations": [{"key": "a", "operator": "Exists", "tolerationSeconds": 5}]},
         "`effect` must be NoExecute",
     ),
+    "a quantity beyond all measure": ({"resources": {"limits": {"cpu": "999999999999999Pi"}}}, "must be less than 1Ei"),
+    "soaking for longer than there is time": (
+        {"rollout": {"soakSeconds": 60, "progressDeadlineSeconds": 60}},
+        "`soakSeconds` must be less than `progressDeadlineSeconds`",
+    ),
+    "no time at all": ({"rollout": {"soakSeconds": 0, "progressDeadlineSeconds": 0}}, "greater than or equal to 1"),
+    "a strategy of another kind": ({"rollout": {"strategy": "OnDelete"}}, '"RollingUpdate", "Recreate"'),
+    "a fallback of another kind": ({"rollback": {"fallback": "Qwen"}}, '"None", "Mock"'),
+    "no rollback ever": ({"rollback": {"maxPerHour": 0}}, "greater than or equal to 1"),
+    "an empty retry token": ({"rollback": {"retryToken": ""}}, "spec.rollback.retryToken"),
     "a negative quantity": ({"resources": {"limits": {"cpu": -1}}}, "must not be negative"),
     "a quantity that would be rounded": ({"resources": {"limits": {"cpu": "0.0000001"}}}, "spec.resources.limits.cpu"),
     "huge pages": ({"resources": {"limits": {"hugepages-2Mi": "4Mi"}}}, "resource names must be cpu, memory"),
@@ -152,7 +162,13 @@ def test_a_new_object_is_in_progress_before_anybody_looks_at_it(kubectl: Kubectl
     found = kubectl.get("llmdep", "triage")
     assert found is not None
     assert found["status"] == {"observedGeneration": -1}
-    assert found["spec"] == {"mode": "mock", "replicas": 1, "imagePullPolicy": "IfNotPresent"}
+    assert found["spec"] == {
+        "mode": "mock",
+        "replicas": 1,
+        "imagePullPolicy": "IfNotPresent",
+        "rollout": {"progressDeadlineSeconds": 900, "soakSeconds": 0, "strategy": "RollingUpdate"},
+        "rollback": {"enabled": True, "fallback": "None", "maxPerHour": 3},
+    }
 
 
 def test_explain_is_a_manual(kubectl: Kubectl) -> None:

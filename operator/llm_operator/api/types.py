@@ -59,6 +59,11 @@ Quantities = Annotated[
                 "quantities must not be negative",
             ),
             rule(
+                # Beyond 64 bits the API server writes another number into the Deployment.
+                "self.all(name, quantity(string(self[name])).compareTo(quantity('1Ei')) < 0)",
+                "quantities must be less than 1Ei",
+            ),
+            rule(
                 "self.all(name, !name.contains('/') || quantity(string(self[name])).isInteger())",
                 "an extended resource such as nvidia.com/gpu must be a whole number",
             ),
