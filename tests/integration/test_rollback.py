@@ -344,7 +344,8 @@ def a_b_and_back(subject: Subject, moment: Callable[[Subject], object]) -> Manif
 
 
 def its_pod_is_there(subject: Subject) -> None:
-    subject.until(lambda version: version.get("status", {}).get("replicas", 0) > 1)
+    mine = ("pods", "-l", f"{INSTANCE}={subject.name}")
+    eventually(lambda: len(subject.kubectl.list(*mine)) > 1, seconds=60)
 
 
 MOMENTS: dict[str, Callable[[Subject], object]] = {
@@ -456,6 +457,8 @@ def a_retry_may_succeed(subject: Subject) -> None:
     subject.until(is_ready)
     subject.edit(nodeSelector={label: "here"})
     subject.until(is_rolled_back)
+    # The second attempt is to succeed, however busy this machine is.
+    subject.edit(rollout=rollout(deadline=60))
     subject.kubectl("label", "node", node, f"{label}=here")
     subject.edit(rollback={"retryToken": "labelled"})
     found = subject.until(is_ready)
