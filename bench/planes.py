@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -64,7 +65,11 @@ def results_folder() -> Path:
 
 @contextmanager
 def failures_told(logs: Path) -> Iterator[None]:
-    """What is to be expected of a busy machine ends the program with a sentence; anything else with a traceback."""
+    """What is to be expected of a busy machine ends the program with a sentence; anything else with a traceback.
+
+    SIGTERM ends it like Ctrl-C: neither may leave a control plane or an operator behind.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except (Failure, TimeoutError) as error:

