@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ class Subject:
     name: str
     kubectl: Kubectl
     generation: int = 0
-    edited_at: int = field(default=0)
+    uid: str = ""
 
     def apply(self, **spec: Any) -> None:
         """Create it, or apply it anew."""
@@ -140,13 +140,16 @@ class Subject:
         self._took(self.kubectl("patch", "llmdep", self.name, "--type=merge", "-p", patch, "-o", "json"))
 
     def _took(self, answer: str) -> None:
-        self.generation = json.loads(answer)["metadata"]["generation"]
+        metadata = json.loads(answer)["metadata"]
+        self.generation, self.uid = metadata["generation"], metadata["uid"]
 
     def until(self, check: Callable[[Manifest], Any], *, seconds: float = PATIENCE) -> Manifest:
         """Wait until the object passes, with the last edit in it."""
 
         def passes(version: Manifest) -> Any:
-            return version["metadata"]["generation"] >= self.generation and check(version)
+            metadata = version["metadata"]
+            is_new = metadata["uid"] == self.uid and metadata["generation"] >= self.generation
+            return is_new and check(version)
 
         return self.world.objects.until(self.kubectl.namespace, self.name, passes, seconds=seconds)
 
