@@ -16,6 +16,8 @@ CLUSTER := python3 -m tests.cluster
 BIN := .venv/bin
 SETUP := .venv/.complete
 PYTEST := $(BIN)/pytest --durations=10
+# Decisions without I/O, covered to the last branch.
+PURE_FETCH := failures layout ownership plan progress ready retry
 
 .PHONY: help
 help: ## List the targets
@@ -23,11 +25,16 @@ help: ## List the targets
 
 $(SETUP): pyproject.toml uv.lock scripts/uv.sh
 	@echo "==> Python packages"
-	"$$(scripts/uv.sh)" sync --frozen --extra operator --extra server --extra dev
+	"$$(scripts/uv.sh)" sync --frozen --extra operator --extra server --extra fetch --extra dev
 	touch $@
 
 .PHONY: setup
 setup: $(SETUP) ## Install the Python packages into .venv
+
+.PHONY: download-model
+download-model: $(SETUP) ## Download the model into MODEL_CACHE_DIR (.env or the environment; else ./models)
+	@grep -qs '^MODEL_CACHE_DIR=.' .env || export MODEL_CACHE_DIR="$${MODEL_CACHE_DIR:-models}"; \
+	$(BIN)/python -m inference_server fetch
 
 .PHONY: demo
 demo: $(SETUP) deploy-local ## Cluster, images, operator, an LLMDeployment, a /triage reply: the main job
@@ -42,15 +49,16 @@ check: $(SETUP) ## Format, lint, types, import rules, the CI workflow
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/mypy --strict -p tests.cluster -p tests.images
+	$(BIN)/mypy --strict -p tests.cluster -p tests.images -p tests.hub
 	$(BIN)/lint-imports --no-logo
 	"$$($(CLUSTER) binaries actionlint)" .github/workflows/*.yml
 
 .PHONY: unit
-unit: $(SETUP) ## Fast tests, no cluster; the operator's decisions are covered to the last branch
+unit: $(SETUP) ## Fast tests, no cluster; all decisions are covered to the last branch
 	@echo "==> Unit tests"
 	$(PYTEST) -m "not integration and not e2e" \
-		--cov=llm_operator.core --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
+		--cov=llm_operator.core $(PURE_FETCH:%=--cov=inference_server.fetch.%) \
+		--cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 .PHONY: integration
 integration: $(SETUP) ## Tests on a real control plane with simulated nodes

@@ -1,4 +1,4 @@
-"""Command line: `python -m inference_server [serve]`."""
+"""Command line: `python -m inference_server [serve|fetch]`."""
 
 import argparse
 import os
@@ -6,7 +6,8 @@ import signal
 import sys
 
 from inference_server import __version__
-from inference_server.failure import DEFAULT_TERMINATION_LOG_PATH
+from inference_server.failure import DEFAULT_TERMINATION_LOG_PATH, ExitCode
+from inference_server.fetch.failures import EXIT_CODES, FetchReason
 from inference_server.memory_note import MemoryNote
 
 
@@ -14,18 +15,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the subcommand and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m inference_server",
-        description="Answers POST /triage. Settings are environment variables: see docs/inference-server.md.",
+        description="Answers POST /triage; or fetches the model for it. Settings are environment variables: see "
+        "docs/inference-server.md and docs/model-cache.md.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("command", nargs="?", choices=["serve"], default="serve", help="default: serve")
-    parser.parse_args(arguments)
+    parser.add_argument("command", nargs="?", choices=["serve", "fetch"], default="serve", help="default: serve")
+    command = parser.parse_args(arguments).command
     # As process 1 of a container a signal without a handler is ignored; the imports below take a second.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # A server that was asked to stop has done so; a fetch that was has not brought the model.
+    stopped = EXIT_CODES[FetchReason.FETCH_INTERRUPTED] if command == "fetch" else ExitCode.OK
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(stopped))
     note = MemoryNote(os.environ.get("TERMINATION_LOG_PATH") or DEFAULT_TERMINATION_LOG_PATH)
     try:
         note.start()
-        from inference_server.serve import run
-
+        if command == "fetch":
+            from inference_server.fetch.command import run
+        else:
+            from inference_server.serve import run
         return run(note)
     finally:
         note.stop()

@@ -1,7 +1,7 @@
-"""Why the server could not start or go on: one record for people, for the log and for the operator.
+"""Why the server or a fetch could not start or go on: one record for people, for the log and for the operator.
 
 Written to the container's termination log as JSON {reason, message, remedy}, from where Kubernetes copies it into
-the pod's status. Raised by `settings`, `modes`, `serve` and engines; reported once, by `serve`.
+the pod's status. Raised by `settings`, `modes`, `serve`, engines and `fetch`; reported once, by `serve` or `fetch`.
 """
 
 import json
@@ -17,7 +17,7 @@ _TERMINATION_LOG_BYTES = 4096
 
 
 class ExitCode(IntEnum):
-    """Process exit codes, with the numbers of sysexits.h."""
+    """Process exit codes, with the numbers of sysexits.h; those of `fetch` are in `fetch.failures`."""
 
     OK = 0
     ENGINE = 70  # EX_SOFTWARE: the engine did not load or warm up
@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
 class StartupError(Exception):
     """A failure with a reason for machines, and a message and a remedy for people. Never holds patient text."""
 
-    def __init__(self, reason: str, message: str, remedy: str, exit_code: ExitCode) -> None:
+    def __init__(self, reason: str, message: str, remedy: str, exit_code: int) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
@@ -38,13 +38,21 @@ class StartupError(Exception):
 
 def report(error: StartupError, *, termination_log_path: str) -> None:
     """Log the failure and leave it in the termination log, if there is one. Never raises."""
-    record = {"reason": error.reason, "message": error.message, "remedy": error.remedy}
-    logger.error("failed", extra={"fields": {**record, "exit_code": int(error.exit_code)}})
-    body = json.dumps({**record, "message": error.message[:1500], "remedy": error.remedy[:1000]})
+    logger.error("failed", extra={"fields": {**_record(error), "exit_code": int(error.exit_code)}})
+    write_termination_log(error, termination_log_path)
+
+
+def write_termination_log(error: StartupError, path: str) -> None:
+    """Leave the failure where Kubernetes looks for it. Never raises."""
+    body = json.dumps({**_record(error), "message": error.message[:1500], "remedy": error.remedy[:1000]})
     try:
         # No O_CREAT: outside a container there is no such file, and making one would litter the machine.
-        descriptor = os.open(termination_log_path, os.O_WRONLY | os.O_TRUNC)
+        descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
     except OSError:
         return
     with os.fdopen(descriptor, "wb") as file:
         file.write(body.encode()[:_TERMINATION_LOG_BYTES])
+
+
+def _record(error: StartupError) -> dict[str, str]:
+    return {"reason": error.reason, "message": error.message, "remedy": error.remedy}

@@ -19,7 +19,7 @@ from inference_server.settings import Settings, load_settings, termination_log_p
 logger = logging.getLogger(__name__)
 
 
-def run(note: MemoryNote) -> ExitCode:
+def run(note: MemoryNote) -> int:
     """Serve until a signal or a failure ends it."""
     configure_logging("INFO")
     try:

@@ -1,10 +1,10 @@
-"""Settings from environment variables and `.env`; read once, by `serve`.
+"""Settings from environment variables and `.env`; read once, by `serve`. `fetch` has its own, read the same way.
 
 The names avoid `<service>_PORT` and `<service>_HOST` of likely service names: Kubernetes injects such variables
 for every Service in the namespace, so a setting SERVER_PORT would break as soon as someone names a Service "server".
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from inference_server.failure import DEFAULT_TERMINATION_LOG_PATH, ExitCode, StartupError
 from inference_server.modes import canonical_mode, require_supported
 
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 
 
@@ -75,14 +76,20 @@ class Settings(TerminationLogSettings):
 
 def load_settings() -> Settings:
     """Read and check all settings. Raises StartupError that names every wrong one and what is allowed."""
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        raise _invalid("; ".join(_sentences(error))) from None
-    except (SettingsError, OSError, UnicodeDecodeError) as error:
-        raise _invalid(f"the file .env cannot be read ({type(error).__name__})") from None
+    settings = read_settings(Settings, "docs/inference-server.md")
     require_supported(canonical_mode(settings.llm_mode))
     return settings
+
+
+def read_settings(kind: type[SettingsT], manual: str) -> SettingsT:
+    """The settings of one command. `manual`: the page that lists them, for the remedy."""
+    try:
+        return kind()
+    except ValidationError as error:
+        wrong = "; ".join(_sentences(error, kind))
+    except (SettingsError, OSError, UnicodeDecodeError) as error:
+        wrong = f"the file .env cannot be read ({type(error).__name__})"
+    raise invalid_settings(wrong, manual)
 
 
 def termination_log_path() -> str:
@@ -93,18 +100,18 @@ def termination_log_path() -> str:
         return DEFAULT_TERMINATION_LOG_PATH
 
 
-def _invalid(message: str) -> StartupError:
+def invalid_settings(wrong: str, manual: str) -> StartupError:
+    """`wrong` never quotes a value: a variable may hold a secret that was pasted into the wrong place."""
     return StartupError(
         "InvalidSettings",
-        f"Invalid settings: {message}.",
-        "Correct the environment variables (or .env); docs/inference-server.md lists them all.",
+        f"Invalid settings: {wrong}.",
+        f"Correct the environment variables (or .env); {manual} lists them all.",
         ExitCode.CONFIG,
     )
 
 
-def _sentences(error: ValidationError) -> list[str]:
-    # The values are left out: a variable may hold a secret that was pasted into the wrong place.
-    properties = Settings.model_json_schema()["properties"]
+def _sentences(error: ValidationError, kind: type[BaseSettings]) -> list[str]:
+    properties = kind.model_json_schema()["properties"]
     names = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors(include_input=False))
     return [f"{name.upper()} must be {_allowed(properties[name])}" for name in names]
 
@@ -112,6 +119,8 @@ def _sentences(error: ValidationError) -> list[str]:
 def _allowed(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return "one of: " + ", ".join(schema["enum"])
+    if schema["type"] == "string":
+        return f"of the form {schema['examples'][0]}"
     kind = "a whole number" if schema["type"] == "integer" else "a number"
     lowest = f"from {schema['minimum']:g}" if "minimum" in schema else f"above {schema['exclusiveMinimum']:g}"
     return f"{kind} {lowest} to {schema['maximum']:.0f}"

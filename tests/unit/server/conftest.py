@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from inference_server.fetch.settings import FetchSettings
 from inference_server.settings import Settings
 
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable and no .env of the developer's machine reaches a test."""
-    for name in Settings.model_fields:
+    for name in {*Settings.model_fields, *FetchSettings.model_fields}:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
 

@@ -8,22 +8,27 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from inference_server.failure import ExitCode
+from inference_server.fetch.settings import FetchSettings, load_fetch_settings
 from inference_server.settings import Settings, load_settings
 from tests.unit.server.running import an_app
 
 ROOT = Path(__file__).parents[3]
 MANUAL = (ROOT / "docs/inference-server.md").read_text()
+# Settings, reasons and exit codes of `fetch` are held to it by tests/unit/fetch/test_docs.py.
+CACHE_MANUAL = (ROOT / "docs/model-cache.md").read_text()
 EXAMPLE = (ROOT / ".env.example").read_text()
 SOURCES = sorted((ROOT / "inference_server").rglob("*.py"))
 
 # In the code, a CamelCase string is a reason and nothing else.
+THE_HUBS_OWN = {"GatedRepo", "EntryNotFound"}
 REASON = re.compile(r"(?:[A-Z][a-z]+){2,}")
 
 
 def reasons() -> set[str]:
     constants = (node for path in SOURCES for node in ast.walk(ast.parse(path.read_text())))
     found = {node.value for node in constants if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return {text for text in found if REASON.fullmatch(text)} - {"RequestRefused", "ClientClosedRequest"}
+    ours = {text for text in found if REASON.fullmatch(text)} - {"RequestRefused", "ClientClosedRequest"}
+    return ours - THE_HUBS_OWN
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -40,9 +45,10 @@ def test_a_setting_has_a_description(name: str) -> None:
 
 def test_the_example_file_holds_every_setting_at_its_default() -> None:
     lines = re.findall(r"^# ([A-Z_]+=.*)$", EXAMPLE, re.MULTILINE)
-    assert {line.split("=")[0].lower() for line in lines} == set(Settings.model_fields)
+    assert {line.split("=")[0].lower() for line in lines} == {*Settings.model_fields, *FetchSettings.model_fields}
     Path(".env").write_text("\n".join(lines))
     assert load_settings() == Settings(_env_file=None)
+    assert load_fetch_settings() == FetchSettings(_env_file=None)
 
 
 async def test_every_endpoint_is_in_the_manual() -> None:
@@ -61,7 +67,7 @@ async def test_every_metric_is_in_the_manual() -> None:
 
 def test_every_reason_is_in_the_manual() -> None:
     assert {"InvalidSettings", "ShuttingDown"} <= reasons()
-    assert [reason for reason in reasons() if f"`{reason}`" not in MANUAL] == []
+    assert [reason for reason in reasons() if f"`{reason}`" not in MANUAL + CACHE_MANUAL] == []
 
 
 @pytest.mark.parametrize("code", ExitCode)

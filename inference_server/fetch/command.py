@@ -1,0 +1,55 @@
+"""`python -m inference_server fetch`: settings, signals, the reason of a failure, the exit code."""
+
+import logging
+import signal
+import sys
+import time
+
+from inference_server.failure import ExitCode, StartupError, write_termination_log
+from inference_server.fetch.display import Display, choose_display
+from inference_server.fetch.failures import FetchError, FetchReason, interrupted
+from inference_server.fetch.fetcher import fetch
+from inference_server.fetch.settings import load_fetch_settings
+from inference_server.logs import configure_logging
+from inference_server.memory_note import MemoryNote
+from inference_server.settings import termination_log_path
+
+logger = logging.getLogger(__name__)
+
+
+def run(note: MemoryNote) -> int:
+    """Bring the model of the settings into the cache, and return the exit code."""
+    # Always: the lines of progress are read by programs.
+    configure_logging("INFO")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
+    display = choose_display(sys.stdout, seconds_between=1.0)
+    began = time.monotonic()
+    try:
+        settings = load_fetch_settings()
+        display = choose_display(sys.stdout, seconds_between=settings.fetch_progress_seconds)
+        fetched = fetch(settings, display)
+    except StartupError as error:
+        return _fail(error, display, note)
+    except KeyboardInterrupt:
+        return _fail(interrupted(), display, note)
+    except Exception as error:
+        logger.exception("fetch_crashed")
+        return _fail(_unforeseen(error), display, note)
+    display.ready(fetched.ready, str(fetched.path), seconds=time.monotonic() - began)
+    return ExitCode.OK
+
+
+def _fail(error: StartupError, display: Display, note: MemoryNote) -> int:
+    note.stop()
+    display.failed(error)
+    write_termination_log(error, termination_log_path())
+    return error.exit_code
+
+
+def _unforeseen(error: Exception) -> FetchError:
+    return FetchError(
+        FetchReason.FETCH_FAILED,
+        f"The fetch ended in an unforeseen way ({type(error).__name__}).",
+        "See the log line fetch_crashed for the place in the code.",
+    )

@@ -1,0 +1,331 @@
+"""Every way in which a fetch can fail: its reason, exit code, and what to say and to do about it.
+
+`describe` (in `faults`) and `supervise` reduce what happened to a Fault; `classify` turns that into the FetchError
+that people, the log, the termination log and the operator see. Nothing here holds a token or a server's own words,
+which may repeat it.
+"""
+
+import errno
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from inference_server.failure import StartupError
+
+
+class FetchReason(StrEnum):
+    """The value is what the termination log says."""
+
+    TOKEN_MISSING = "TokenMissing"  # noqa: S105 - a reason, not a secret
+    TOKEN_INVALID = "TokenInvalid"  # noqa: S105
+    REPOSITORY_GATED = "RepositoryGated"
+    ACCESS_DENIED = "AccessDenied"
+    REPOSITORY_NOT_FOUND = "RepositoryNotFound"
+    REVISION_NOT_FOUND = "RevisionNotFound"
+    MODEL_NOT_SUPPORTED = "ModelNotSupported"
+    CHECKSUM_MISMATCH = "ChecksumMismatch"
+    TLS_FAILED = "TlsFailed"
+    ENDPOINT_INVALID = "EndpointInvalid"
+    CACHE_NOT_WRITABLE = "CacheNotWritable"
+    NO_SPACE = "NoSpace"
+    OUT_OF_MEMORY = "OutOfMemory"
+    OFFLINE_MODE = "OfflineMode"
+    HUB_CLIENT_MISSING = "HubClientMissing"
+    RATE_LIMITED = "RateLimited"
+    NETWORK_UNREACHABLE = "NetworkUnreachable"
+    HOST_NOT_FOUND = "HostNotFound"
+    ENDPOINT_UNAVAILABLE = "EndpointUnavailable"
+    DOWNLOAD_STALLED = "DownloadStalled"
+    STORAGE_FAILED = "StorageFailed"
+    FETCH_INTERRUPTED = "FetchInterrupted"
+    FETCH_FAILED = "FetchFailed"
+
+
+# 20 to 39: nothing changes until somebody acts. 40 to 59: the same command may succeed later.
+EXIT_CODES: dict[FetchReason, int] = {
+    FetchReason.TOKEN_MISSING: 20,
+    FetchReason.TOKEN_INVALID: 21,
+    FetchReason.REPOSITORY_GATED: 22,
+    FetchReason.ACCESS_DENIED: 23,
+    FetchReason.REPOSITORY_NOT_FOUND: 24,
+    FetchReason.REVISION_NOT_FOUND: 25,
+    FetchReason.MODEL_NOT_SUPPORTED: 26,
+    FetchReason.CHECKSUM_MISMATCH: 27,
+    FetchReason.TLS_FAILED: 28,
+    FetchReason.ENDPOINT_INVALID: 29,
+    FetchReason.CACHE_NOT_WRITABLE: 30,
+    FetchReason.NO_SPACE: 31,
+    FetchReason.OUT_OF_MEMORY: 32,
+    FetchReason.OFFLINE_MODE: 33,
+    FetchReason.HUB_CLIENT_MISSING: 34,
+    FetchReason.RATE_LIMITED: 40,
+    FetchReason.NETWORK_UNREACHABLE: 41,
+    FetchReason.HOST_NOT_FOUND: 42,
+    FetchReason.ENDPOINT_UNAVAILABLE: 43,
+    FetchReason.DOWNLOAD_STALLED: 44,
+    FetchReason.STORAGE_FAILED: 45,
+    FetchReason.FETCH_INTERRUPTED: 46,
+    FetchReason.FETCH_FAILED: 59,
+}
+_FIRST_TRANSIENT = 40
+
+
+class FetchError(StartupError):
+    """A fetch that failed. `transient`: the same command may succeed later, with nothing changed."""
+
+    def __init__(self, reason: FetchReason, message: str, remedy: str, *, retry_after: float | None = None) -> None:
+        super().__init__(reason, message, remedy, EXIT_CODES[reason])
+        self.fetch_reason = reason
+        self.retry_after = retry_after
+
+    @property
+    def transient(self) -> bool:
+        return self.exit_code >= _FIRST_TRANSIENT
+
+    @property
+    def worth_another_try(self) -> bool:
+        """A damaged body may be one bad transfer."""
+        return self.transient or self.fetch_reason is FetchReason.CHECKSUM_MISMATCH
+
+
+class FaultKind(StrEnum):
+    """What happened, as the worker or its supervisor saw it."""
+
+    HTTP = "http"
+    NAME = "name"
+    TLS = "tls"
+    NETWORK = "network"
+    STORAGE = "storage"
+    MEMORY = "memory"
+    CHECKSUM = "checksum"
+    STALLED = "stalled"
+    FENCED = "fenced"
+    OFFLINE = "offline"
+    NOT_A_HUB = "not-a-hub"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`status`, `code` (X-Error-Code) and `retry_after` (seconds) of an answer; `errno` of a system call."""
+
+    kind: FaultKind
+    status: int = 0
+    code: str = ""
+    retry_after: float | None = None
+    errno: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What was being fetched, for the messages."""
+
+    repository: str
+    revision: str
+    endpoint: str
+    cache_dir: str
+    has_token: bool
+
+    @property
+    def host(self) -> str:
+        """The endpoint without a user name or password that its URL may hold."""
+        parts = urlsplit(self.endpoint)
+        return parts.netloc.rpartition("@")[2]
+
+
+def classify(fault: Fault, context: Context) -> FetchError:
+    """The one place where a fault gets its reason."""
+    match fault.kind:
+        case FaultKind.HTTP:
+            return _answer(fault, context)
+        case FaultKind.STORAGE:
+            return storage_error(fault.errno, context.cache_dir)
+        case FaultKind.NAME:
+            return FetchError(
+                FetchReason.HOST_NOT_FOUND,
+                f"The name {context.host} cannot be resolved.",
+                "Check DNS in this network, HF_ENDPOINT, and whether a proxy (HTTPS_PROXY) is needed.",
+            )
+        case FaultKind.TLS:
+            return FetchError(
+                FetchReason.TLS_FAILED,
+                f"The certificate of {context.host} is not trusted ({fault.detail}).",
+                "Set SSL_CERT_FILE to a PEM file with the CA that signs for this network, or correct HF_ENDPOINT.",
+            )
+        case FaultKind.NETWORK:
+            return FetchError(
+                FetchReason.NETWORK_UNREACHABLE,
+                f"No connection to {context.host}, or it broke ({fault.detail}).",
+                "Check egress rules, NetworkPolicies, the NAT gateway and the proxy settings of this network.",
+            )
+        case FaultKind.STALLED:
+            return FetchError(
+                FetchReason.DOWNLOAD_STALLED,
+                f"No byte came from {context.host} for {fault.detail} seconds.",
+                "Try again; what came so far is kept. If it happens again, check the proxy and FETCH_STALL_SECONDS.",
+            )
+        case FaultKind.CHECKSUM:
+            return FetchError(
+                FetchReason.CHECKSUM_MISMATCH,
+                f"{fault.detail} of {context.repository} arrived damaged, again and again.",
+                "Something between here and the Hub changes the data: check the proxy or the mirror (HF_ENDPOINT).",
+            )
+        case FaultKind.MEMORY:
+            return FetchError(
+                FetchReason.OUT_OF_MEMORY,
+                "The transfer was killed, most likely because the memory limit was reached.",
+                "Give the download more memory: 512Mi is enough for a model of any size.",
+            )
+        case FaultKind.FENCED:
+            return storage_error(errno.ETIMEDOUT, context.cache_dir)
+        case FaultKind.OFFLINE:
+            return FetchError(
+                FetchReason.OFFLINE_MODE,
+                f"HF_HUB_OFFLINE forbids to ask the Hub, and {context.repository} is not in {context.cache_dir}.",
+                "Unset HF_HUB_OFFLINE, or put the model into the cache first.",
+            )
+        case FaultKind.NOT_A_HUB:
+            return FetchError(
+                FetchReason.ENDPOINT_INVALID,
+                f"{context.host} does not answer as a Hugging Face Hub does ({fault.detail}).",
+                "Correct HF_ENDPOINT; behind a proxy, check that it lets the Hub's answers through unchanged.",
+            )
+    return FetchError(
+        FetchReason.FETCH_FAILED,
+        f"The transfer ended in an unforeseen way ({fault.detail}).",
+        "Try again; if it happens again, report it with the log.",
+    )
+
+
+def storage_error(number: int, cache_dir: str) -> FetchError:
+    """The failure behind the errno of a system call on the volume."""
+    name = errno.errorcode.get(number, str(number))
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return FetchError(
+            FetchReason.NO_SPACE,
+            f"The volume of {cache_dir} is full ({name}).",
+            "Enlarge the volume or remove models from it; what came so far is kept.",
+        )
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return FetchError(
+            FetchReason.CACHE_NOT_WRITABLE,
+            f"{cache_dir} cannot be written ({name}).",
+            "Mount the volume for writing, give its folder to this user (fsGroup), or correct MODEL_CACHE_DIR.",
+        )
+    if number in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        return FetchError(
+            FetchReason.CACHE_NOT_WRITABLE,
+            f"Something on the way to {cache_dir} is not a folder ({name}).",
+            "Correct MODEL_CACHE_DIR, or remove what is in the way.",
+        )
+    return FetchError(
+        FetchReason.STORAGE_FAILED,
+        f"The volume of {cache_dir} failed ({name}).",
+        "Try again; if it happens again, check the volume and the storage system behind it.",
+    )
+
+
+def no_space(cache_dir: str, *, needed: int, free: int) -> FetchError:
+    """Known before the first byte. `needed` and `free` in bytes."""
+    return FetchError(
+        FetchReason.NO_SPACE,
+        f"{needed:,} bytes are needed, and the volume of {cache_dir} has {free:,} free.",
+        f"Enlarge the volume by {needed - free:,} bytes or more, or remove models from it.",
+    )
+
+
+def not_supported(repository: str, what: str) -> FetchError:
+    return FetchError(
+        FetchReason.MODEL_NOT_SUPPORTED,
+        f"{repository} is not a model that this server can run: {what}.",
+        "Name a repository with a causal language model in safetensors files, such as Qwen/Qwen3-4B-Thinking-2507.",
+    )
+
+
+def interrupted() -> FetchError:
+    return FetchError(
+        FetchReason.FETCH_INTERRUPTED,
+        "A signal ended the fetch.",
+        "Start it again; what came so far is kept.",
+    )
+
+
+def hub_client_missing() -> FetchError:
+    return FetchError(
+        FetchReason.HUB_CLIENT_MISSING,
+        "The package huggingface_hub is not installed.",
+        'Use an image or an installation with the extra "fetch" or "llm".',
+    )
+
+
+def _answer(fault: Fault, context: Context) -> FetchError:
+    """An HTTP status that is not a success. The Hub's codes decide; mirrors without them get the status's meaning."""
+    match fault.status, fault.code:
+        case 401 | 403, "GatedRepo":
+            return FetchError(
+                FetchReason.REPOSITORY_GATED,
+                f"{context.repository} is gated, and {_bearer(context)} has no access to it.",
+                f"Ask for access on the page of {context.repository} on {context.host}, then set HUGGINGFACE_TOKEN "
+                "to a token of the account that got it.",
+            )
+        case 401, _ if context.has_token:
+            return FetchError(
+                FetchReason.TOKEN_INVALID,
+                f"{context.host} does not accept the token.",
+                "Set HUGGINGFACE_TOKEN (or the file of HF_TOKEN_PATH) to a valid token with read access.",
+            )
+        case 401, _:
+            return FetchError(
+                FetchReason.TOKEN_MISSING,
+                f"{context.repository} does not exist on {context.host}, or is not public; without a token the Hub "
+                "does not tell which.",
+                "Check the name for mistakes; if it is right, set HUGGINGFACE_TOKEN to a token with read access.",
+            )
+        case 403, _:
+            return FetchError(
+                FetchReason.ACCESS_DENIED,
+                f"{context.host} denies {_bearer(context)} access to {context.repository}.",
+                "Give the token read access to this repository, or check what the proxy or mirror forbids.",
+            )
+        case 404, "RevisionNotFound":
+            return FetchError(
+                FetchReason.REVISION_NOT_FOUND,
+                f"{context.repository} has no branch, tag or commit {context.revision}.",
+                "Correct MODEL_REVISION; a commit needs all its 40 digits.",
+            )
+        case 404, "EntryNotFound":
+            return FetchError(
+                FetchReason.ENDPOINT_INVALID,
+                f"{context.host} lists a file of {context.repository} that it does not have ({fault.detail}).",
+                "If HF_ENDPOINT is a mirror, let it synchronise; else try another revision.",
+            )
+        case 404, _:
+            return FetchError(
+                FetchReason.REPOSITORY_NOT_FOUND,
+                f"{context.host} has no repository {context.repository} that {_bearer(context)} may see.",
+                "Correct the name, or use a token of an account that may see it.",
+            )
+        case 429, _:
+            return FetchError(
+                FetchReason.RATE_LIMITED,
+                f"{context.host} limits the rate of requests from this address or account.",
+                "Wait, or set HUGGINGFACE_TOKEN: requests with a token have a higher limit.",
+                retry_after=fault.retry_after,
+            )
+        case status, _ if status >= 500 or status == 408:
+            return FetchError(
+                FetchReason.ENDPOINT_UNAVAILABLE,
+                f"{context.host} answers with status {status}.",
+                "Wait, and look at https://status.huggingface.co; or set HF_ENDPOINT to a mirror.",
+                retry_after=fault.retry_after,
+            )
+    return FetchError(
+        FetchReason.ENDPOINT_INVALID,
+        f"{context.host} refuses the request with status {fault.status}.",
+        "Correct HF_ENDPOINT; behind a proxy, check what it forbids.",
+    )
+
+
+def _bearer(context: Context) -> str:
+    return "this token" if context.has_token else "a request without a token"

@@ -1,0 +1,127 @@
+"""A fetch from its beginning to its end. Called by `command` and `model_manager`.
+
+    resolve → own the staging folder → reuse what is there → small files → is it a model? → weights → publish
+
+Of several processes on one volume one downloads; the others wait for it, and one of them goes on where it died.
+"""
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference_server.fetch.asking import Asker
+from inference_server.fetch.display import Display
+from inference_server.fetch.download import Download
+from inference_server.fetch.failures import Context, FetchError, FetchReason, storage_error
+from inference_server.fetch.layout import ModelFolder, is_commit
+from inference_server.fetch.lease import OwnershipLost, acquire
+from inference_server.fetch.plan import RemoteFile, plan_download
+from inference_server.fetch.ready import Ready
+from inference_server.fetch.retry import Patience
+from inference_server.fetch.settings import FetchSettings, read_token
+from inference_server.fetch.staging import discard, publish, read_ready, read_reference, write_reference
+from inference_server.fetch.supervise import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Where the model is, and what READY.json says of it."""
+
+    path: Path
+    ready: Ready
+
+
+def fetch(settings: FetchSettings, display: Display) -> Fetched:
+    """The whole model, downloaded if it is not there. Raises FetchError; StartupError for a token that is none."""
+    token = read_token(settings)
+    environment = {"HF_ENDPOINT": settings.hf_endpoint.rstrip("/")}
+    if settings.ca_file:
+        environment["SSL_CERT_FILE"] = settings.ca_file
+    worker = Worker(environment, stall_seconds=settings.fetch_stall_seconds)
+    context = Context(
+        settings.model_repository,
+        settings.model_revision,
+        environment["HF_ENDPOINT"],
+        settings.model_cache_dir,
+        has_token=token is not None,
+    )
+    patience = Patience(settings.fetch_tries, settings.fetch_longest_wait_seconds)
+    asker = Asker(worker, context, token, patience, display)
+    try:
+        return _Fetch(asker, settings.fetch_owner_timeout_seconds).run()
+    except OSError as error:
+        raise storage_error(error.errno or errno.EIO, settings.model_cache_dir) from error
+    finally:
+        worker.close()
+
+
+class _Fetch:
+    def __init__(self, asker: Asker, owner_timeout: float) -> None:
+        self._asker = asker
+        self._owner_timeout = owner_timeout
+        self._revision = asker.context.revision
+        self._folder = ModelFolder(Path(asker.context.cache_dir).absolute(), asker.context.repository)
+
+    def run(self) -> Fetched:
+        if is_commit(self._revision) and (ready := read_ready(self._folder, self._revision)):
+            return self._fetched(ready)
+        try:
+            commit, listing = self._list()
+        except FetchError as error:
+            if cached := self._cached(error):
+                return cached
+            raise
+        while (ready := read_ready(self._folder, commit)) is None:
+            try:
+                self._bring(commit, listing)
+            except OwnershipLost:
+                # It may still be writing, so it ends before somebody else is waited for.
+                self._asker.worker.close()
+        write_reference(self._folder, self._revision, commit)
+        return self._fetched(ready)
+
+    def _fetched(self, ready: Ready) -> Fetched:
+        return Fetched(self._folder.commit(ready.commit), ready)
+
+    def _cached(self, error: FetchError) -> Fetched | None:
+        """A server that restarts while the Hub is away goes on with what the revision meant last."""
+        if not (error.transient or error.fetch_reason is FetchReason.OFFLINE_MODE):
+            return None
+        commit = read_reference(self._folder, self._revision)
+        ready = read_ready(self._folder, commit) if commit and is_commit(commit) else None
+        if ready is None:
+            return None
+        self._asker.display.used_cached(error)
+        return self._fetched(ready)
+
+    def _list(self) -> tuple[str, list[RemoteFile]]:
+        found = self._asker.ask({"do": "list", "revision": self._revision})
+        return found["commit"], [RemoteFile(**file) for file in found["files"]]
+
+    def _bring(self, commit: str, listing: list[RemoteFile]) -> None:
+        """Download and publish, or wait for the process that does. Raises FetchError and OwnershipLost."""
+        plan = plan_download(self._folder.repository, listing)
+        lease = acquire(
+            self._folder.staging(commit),
+            timeout=self._owner_timeout,
+            finished=lambda: read_ready(self._folder, commit) is not None,
+            waiting=self._asker.display.waiting,
+        )
+        if lease is None:
+            return
+        try:
+            # It may have been published between the last look and the lease.
+            if read_ready(self._folder, commit) is None:
+                download = Download(self._asker, self._folder, lease, commit, plan)
+                download.salvage()
+                download.make_room()
+                ready = download.run()
+                lease.confirm()
+                publish(download.staging, self._folder, ready)
+            discard(self._folder, lease.folder)
+        except (FetchError, OSError):
+            # In a folder that is somebody else's by now, anything may go wrong.
+            lease.confirm()
+            raise
+        finally:
+            lease.release()

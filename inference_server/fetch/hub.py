@@ -1,0 +1,174 @@
+"""Talks to the Hub, through huggingface_hub's session and error types. Runs in the worker only.
+
+Files are streamed here rather than by hf_hub_download, which since 1.18 starts a file again after a kill: at 4 GB a
+shard, a pod that is moved would never finish on a slow line. So a part that is there is continued with Range.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+from inference_server import __version__
+from inference_server.fetch.faults import Corrupt, EndedEarly, NotAHub
+from inference_server.fetch.plan import RemoteFile
+
+_CHUNK_BYTES = 1024 * 1024
+# Written out this often, so that a small memory limit is not filled with pages that wait for a slow volume.
+_SYNC_BYTES = 64 * 1024 * 1024
+_CONNECT_SECONDS = 15.0
+_ANSWER_SECONDS = 30.0
+_LIBRARY = "llm-operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where files come from."""
+
+    endpoint: str
+    token: str | None = field(repr=False)
+    repository: str
+    commit: str
+
+
+# Told the bytes of the part that are there and checked, before each write: raises where writing is not allowed.
+Step = Callable[[int], None]
+
+
+def list_files(*, endpoint: str, token: str | None, repository: str, revision: str) -> tuple[str, list[RemoteFile]]:
+    """The commit behind the revision, and its files. One request, so the two belong together."""
+    api = HfApi(endpoint=endpoint, token=token or False, library_name=_LIBRARY, library_version=__version__)
+    try:
+        found = api.model_info(repository, revision=revision, files_metadata=True, timeout=_ANSWER_SECONDS)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NotAHub("what it says about the repository cannot be read") from error
+    if found.sha is None or found.siblings is None:
+        raise NotAHub("it tells no commit, or no files")
+    files = []
+    for sibling in found.siblings:
+        if sibling.size is None or sibling.blob_id is None:
+            raise NotAHub("it tells no sizes and checksums of files")
+        files.append(
+            RemoteFile(sibling.rfilename, sibling.size, sibling.lfs.sha256 if sibling.lfs else None, sibling.blob_id)
+        )
+    return found.sha, files
+
+
+def download(file: RemoteFile, source: Source, *, part: Path, target: Path, step: Step) -> str:
+    """Bring the file to `target`, continuing `part`, and return its SHA-256. `target` is there only when checked."""
+    digest = Digest(file)
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with FileIO(descriptor, "r+") as output:
+        if os.fstat(descriptor).st_size > file.size:
+            output.truncate(0)
+        digest.read(output, step)
+        if digest.count < file.size:
+            _receive(file, source, output, digest, step)
+        os.fsync(descriptor)
+    if not digest.matches():
+        part.unlink()
+        raise Corrupt(file.path)
+    step(digest.count)
+    part.rename(target)
+    return digest.sha256
+
+
+def check(file: RemoteFile, path: Path, step: Step) -> str | None:
+    """The SHA-256 of a file that is there already, or None when it is not the one that the Hub lists."""
+    digest = Digest(file)
+    with path.open("rb", buffering=0) as content:
+        digest.read(content, step)
+    return digest.sha256 if digest.matches() else None
+
+
+class Digest:
+    """The checksums of a file: SHA-256, and for a small one the SHA-1 that git gives to a blob."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file = file
+        self.clear()
+
+    def clear(self) -> None:
+        self.count = 0
+        self._sha256 = hashlib.sha256()
+        size = self._file.size
+        self._sha1 = None if self._file.sha256 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    def add(self, chunk: bytes) -> None:
+        self.count += len(chunk)
+        self._sha256.update(chunk)
+        if self._sha1 is not None:
+            self._sha1.update(chunk)
+
+    def read(self, content: FileIO, step: Step) -> None:
+        """From where `content` stands to its end."""
+        while chunk := content.read(_CHUNK_BYTES):
+            self.add(chunk)
+            step(self.count)
+
+    def matches(self) -> bool:
+        found = self.sha256 if self._sha1 is None else self._sha1.hexdigest()
+        return self.count == self._file.size and found == (self._file.sha256 or self._file.blob_id)
+
+
+def _receive(file: RemoteFile, source: Source, output: FileIO, digest: Digest, step: Step) -> None:
+    url = hf_hub_url(source.repository, file.path, revision=source.commit, endpoint=source.endpoint)
+    headers = build_hf_headers(token=source.token or False, library_name=_LIBRARY, library_version=__version__)
+    # Compressed, the bytes could be neither counted nor continued.
+    headers["Accept-Encoding"] = "identity"
+    if digest.count:
+        headers["Range"] = f"bytes={digest.count}-"
+    # No retries here: `fetcher` decides on them, and shows them. No time-out for reading: `supervise` watches.
+    no_retries: dict[str, Any] = {"retry_on_exceptions": (), "retry_on_status_codes": ()}
+    timeout = (_CONNECT_SECONDS, None, None, None)
+    with http_stream_backoff("GET", url, headers=headers, timeout=timeout, **no_retries) as response:
+        if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            # It ends before what is here already: one of the two is not this file.
+            output.truncate(0)
+            raise Corrupt(file.path)
+        hf_raise_for_status(response)
+        if digest.count and not _continues(response.headers, response.status_code, digest.count):
+            output.seek(0)
+            output.truncate()
+            digest.clear()
+        unsynced = 0
+        for chunk in response.iter_bytes():
+            step(digest.count)
+            if digest.count + len(chunk) > file.size:
+                output.truncate(0)
+                raise Corrupt(file.path)
+            _write_all(output, chunk)
+            digest.add(chunk)
+            unsynced += len(chunk)
+            if unsynced >= _SYNC_BYTES:
+                _write_out(output.fileno())
+                unsynced = 0
+        step(digest.count)
+    if digest.count < file.size:
+        raise EndedEarly(file.path)
+
+
+def _continues(headers: Mapping[str, str], status: int, count: int) -> bool:
+    return status == HTTPStatus.PARTIAL_CONTENT and headers.get("Content-Range", "").startswith(f"bytes {count}-")
+
+
+def _write_all(output: FileIO, chunk: bytes) -> None:
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[output.write(rest) :]
+
+
+def _write_out(descriptor: int) -> None:
+    os.fdatasync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

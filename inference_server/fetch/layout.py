@@ -1,0 +1,47 @@
+"""Where things are on the volume. Called by everything that touches it; touches nothing itself.
+
+<cache>/<org>--<name>/<commit>/…, READY.json   a model; without READY.json it is not one
+<cache>/<org>--<name>/.staging-<commit>/       what is being downloaded, with its owner's files
+<cache>/<org>--<name>/.refs/<revision>         the commit that a branch or tag meant when it was fetched last
+<cache>/<org>--<name>/.trash-<id>/             on its way out
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+READY_FILE = "READY.json"
+STAGING_PREFIX = ".staging-"
+TRASH_PREFIX = ".trash-"
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_commit(revision: str) -> bool:
+    """True for a whole commit hash: it means the same for ever, so the Hub need not be asked."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """The folder of one repository on the volume."""
+
+    cache_dir: Path
+    repository: str
+
+    @property
+    def path(self) -> Path:
+        return self.cache_dir / self.repository.replace("/", "--")
+
+    def commit(self, commit: str) -> Path:
+        return self.path / commit
+
+    def staging(self, commit: str) -> Path:
+        return self.path / f"{STAGING_PREFIX}{commit}"
+
+    def trash(self, unique: str) -> Path:
+        return self.path / f"{TRASH_PREFIX}{unique}"
+
+    def reference(self, revision: str) -> Path:
+        return self.path / ".refs" / quote(revision, safe="")

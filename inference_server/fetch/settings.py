@@ -1,0 +1,110 @@
+"""Settings of `fetch`, from environment variables and `.env`; read by `command` and `model_manager`.
+
+Names that Hugging Face's own tools or Python's TLS have, have the same meaning here.
+"""
+
+import re
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from inference_server.settings import TerminationLogSettings, invalid_settings, read_settings
+
+MANUAL = "docs/model-cache.md"
+# An HTTP header can hold no more than this, and a client's complaint about the rest would quote it.
+_TOKEN = re.compile(r"[!-~]+")
+_NAME = r"[A-Za-z0-9]+((\.|_+|-)[A-Za-z0-9]+)*"
+
+
+class FetchSettings(TerminationLogSettings):
+    """Every setting of `fetch`. The variable's name is the field's name in capitals."""
+
+    model_repository: str = Field(
+        default="Qwen/Qwen3-4B-Thinking-2507",
+        pattern=f"^{_NAME}/{_NAME}$",
+        max_length=96,
+        description="Repository on the Hub, as owner/name.",
+        examples=["Qwen/Qwen3-4B-Thinking-2507"],
+    )
+    model_revision: str = Field(
+        default="main",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        max_length=200,
+        description="Branch, tag or commit. With a whole commit a cached model needs no network.",
+        examples=["main"],
+    )
+    model_cache_dir: str = Field(
+        default="/app/models", description="Folder of the models; a volume, or they are gone with the container."
+    )
+    huggingface_token: SecretStr = Field(
+        default=SecretStr(""), description="Token for private and gated repositories. Never printed."
+    )
+    hf_token: SecretStr = Field(
+        default=SecretStr(""), description="Hugging Face's own name for the same; HUGGINGFACE_TOKEN wins."
+    )
+    hf_token_path: str = Field(
+        default="", description="File with the token, for a mounted secret; used when no variable holds one."
+    )
+    hf_endpoint: str = Field(
+        default="https://huggingface.co",
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="Address of the Hub or of a mirror.",
+        examples=["https://huggingface.co"],
+    )
+    ssl_cert_file: str = Field(
+        default="", description="PEM file with the CAs to trust, in place of the system's: for a private CA."
+    )
+    requests_ca_bundle: str = Field(default="", description="Another name for the same; SSL_CERT_FILE wins.")
+    fetch_stall_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description="Seconds without a single byte after which a transfer is killed and started again.",
+    )
+    fetch_tries: int = Field(
+        default=6, ge=1, le=100, description="Failures in a row, without any progress between them, before it gives up."
+    )
+    fetch_longest_wait_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        le=3600,
+        description="Longest wait that a server's Retry-After is obeyed for; it gives up on a longer one.",
+    )
+    fetch_owner_timeout_seconds: float = Field(
+        default=60.0,
+        ge=1,
+        le=3600,
+        description="Seconds of silence after which another process takes a download over.",
+    )
+    fetch_progress_seconds: float = Field(
+        default=5.0, ge=0.1, le=3600, description="Seconds between two progress lines in a log."
+    )
+
+    @property
+    def ca_file(self) -> str:
+        return self.ssl_cert_file or self.requests_ca_bundle
+
+
+def load_fetch_settings() -> FetchSettings:
+    """Read and check all settings. Raises StartupError that names every wrong one and what is allowed."""
+    settings = read_settings(FetchSettings, MANUAL)
+    if settings.ca_file and not Path(settings.ca_file).is_file():
+        raise invalid_settings("SSL_CERT_FILE (or REQUESTS_CA_BUNDLE) names no file", MANUAL)
+    return settings
+
+
+def read_token(settings: FetchSettings) -> str | None:
+    """The token, or None where there is none. Raises StartupError that never quotes it."""
+    token = settings.huggingface_token.get_secret_value() or settings.hf_token.get_secret_value()
+    if not token and settings.hf_token_path:
+        try:
+            token = Path(settings.hf_token_path).read_text()
+        except FileNotFoundError:
+            # A secret that is optional is mounted as nothing.
+            token = ""
+        except (OSError, UnicodeDecodeError):
+            raise invalid_settings("the file of HF_TOKEN_PATH cannot be read", MANUAL) from None
+    token = token.strip()
+    if token and not _TOKEN.fullmatch(token):
+        raise invalid_settings("the token holds a character that none has", MANUAL)
+    return token or None

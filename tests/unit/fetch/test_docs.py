@@ -1,0 +1,40 @@
+"""docs/model-cache.md is true: exit codes, reasons, settings, events."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from inference_server.fetch.failures import EXIT_CODES
+from inference_server.fetch.settings import FetchSettings
+
+ROOT = Path(__file__).parents[3]
+MANUAL = (ROOT / "docs/model-cache.md").read_text()
+
+
+def test_the_table_of_exit_codes_is_that_of_the_code() -> None:
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| .+ \|$", MANUAL, re.MULTILINE)
+    ours = {(str(code), str(reason)) for reason, code in EXIT_CODES.items()}
+    assert sorted(rows) == sorted({*ours, ("78", "InvalidSettings")})
+
+
+@pytest.mark.parametrize("name", FetchSettings.model_fields)
+def test_a_setting_is_in_the_manual_with_its_default(name: str) -> None:
+    default = FetchSettings.model_fields[name].default
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
+    shown = f"`{default:g}` |" if isinstance(default, float) else f"`{default}` |" if default else "|"
+    assert f"| `{name.upper()}` | {shown} " in MANUAL
+
+
+@pytest.mark.parametrize("name", FetchSettings.model_fields)
+def test_a_setting_has_a_description(name: str) -> None:
+    assert FetchSettings.model_fields[name].description
+
+
+def test_every_event_is_in_the_manual() -> None:
+    source = (ROOT / "inference_server/fetch/display.py").read_text()
+    events = set(re.findall(r'(?:_log|logger\.\w+)\(\s*"(\w+)"', source))
+    table = MANUAL.partition("| `event` | Fields |")[2].partition("\n\n")[0]
+    assert events == set(re.findall(r"^\| `(\w+)` \| `", table, re.MULTILINE))

@@ -1,0 +1,176 @@
+"""What is on the volume already, and volumes that are full, read-only, or somebody's mess."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from inference_server.fetch.fetcher import Fetched
+from inference_server.fetch.layout import ModelFolder
+from inference_server.fetch.staging import read_ready
+from tests.hub.server import Answer, Hub
+from tests.unit.fetch.running import (
+    GOOD_TOKEN,
+    REPOSITORY,
+    SECOND_SHARD,
+    assert_whole,
+    failure,
+    fetched,
+    leftovers,
+)
+
+Files = dict[str, bytes]
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.fixture
+def a_volume(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a tmpfs with these options."""
+    mounted: list[Path] = []
+
+    def mount(options: str) -> Path:
+        path = tmp_path / f"volume-{len(mounted)}"
+        path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
+        if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("only root can mount a volume, and not in every container")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def folder(cache: Path, hub: Hub) -> Path:
+    return ModelFolder(cache, REPOSITORY).commit(hub.repositories[REPOSITORY].references["main"])
+
+
+def test_a_volume_that_is_too_small_is_told_before_the_first_byte(hub: Hub, a_volume: Callable[[str], Path]) -> None:
+    error = failure(hub, a_volume("size=5m"))
+    assert (error.reason, error.exit_code) == ("NoSpace", 31)
+    assert "bytes are needed" in error.message
+    assert hub.weights_served == 0
+
+
+def test_a_volume_that_fills_up_meanwhile_keeps_what_came_and_it_goes_on_later(
+    hub: Hub, checkpoint: Files, a_volume: Callable[[str], Path]
+) -> None:
+    volume = a_volume("size=8m")
+    hub.script(SECOND_SHARD, Answer(), Answer(at=(500_000, lambda: fill(volume))))
+    error = failure(hub, volume)
+    assert error.reason == "NoSpace"
+    assert "ENOSPC" in error.message
+    served = hub.weights_served
+    (volume / "filler").unlink()
+    assert_whole(fetched(hub, volume).path, checkpoint)
+    assert hub.weights_served - served < len(checkpoint[SECOND_SHARD])
+
+
+def fill(volume: Path) -> None:
+    with (volume / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(64 * 1024))
+        except OSError:
+            pass
+
+
+def test_an_abandoned_download_of_another_model_makes_room(
+    hub: Hub, checkpoint: Files, a_volume: Callable[[str], Path]
+) -> None:
+    volume = a_volume("size=9m")
+    abandoned = an_abandoned_download(volume, hours=1, size=4 * MEBIBYTE)
+    assert_whole(fetched(hub, volume).path, checkpoint)
+    assert not abandoned.exists()
+
+
+@pytest.mark.parametrize(("hours", "stays"), [(1, True), (25, False)])
+def test_where_there_is_room_a_download_is_abandoned_after_a_day(
+    hub: Hub, tmp_path: Path, hours: float, stays: bool
+) -> None:
+    abandoned = an_abandoned_download(tmp_path, hours=hours, size=1)
+    trash = tmp_path / "other--model" / ".trash-1"
+    trash.mkdir()
+    fetched(hub, tmp_path)
+    assert (abandoned.exists(), trash.exists()) == (stays, False)
+
+
+def an_abandoned_download(cache: Path, *, hours: float, size: int) -> Path:
+    path = cache / "other--model" / f".staging-{'0' * 40}"
+    (path / "parts").mkdir(parents=True)
+    (path / "parts" / "model.safetensors").write_bytes(bytes(size))
+    (path / "owner-3").write_bytes(b"")
+    then = time.time() - hours * 3600
+    for touched in (path / "owner-3", path):
+        os.utime(touched, (then, then))
+    return path
+
+
+def test_a_read_only_volume_is_told(hub: Hub, a_volume: Callable[[str], Path]) -> None:
+    error = failure(hub, a_volume("ro"))
+    assert (error.reason, error.exit_code) == ("CacheNotWritable", 30)
+    assert "EROFS" in error.message
+
+
+def test_on_a_read_only_volume_a_model_that_is_there_is_found(
+    hub: Hub, checkpoint: Files, a_volume: Callable[[str], Path]
+) -> None:
+    volume = a_volume("size=9m")
+    first = fetched(hub, volume)
+    subprocess.run(["mount", "-o", "remount,ro", str(volume)], check=True)
+    assert fetched(hub, volume) == first
+    assert fetched(hub, volume, model_revision=first.ready.commit) == first
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_of_somebody_else_is_told(hub: Hub, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert failure(hub, tmp_path).reason == "CacheNotWritable"
+
+
+def test_what_an_older_cache_holds_is_checked_used_and_completed(hub: Hub, tmp_path: Path, checkpoint: Files) -> None:
+    old = folder(tmp_path, hub)
+    old.mkdir(parents=True)
+    (old / SECOND_SHARD).write_bytes(checkpoint[SECOND_SHARD])
+    (old / "vocab.json").write_bytes(checkpoint["vocab.json"][:-1] + b" ")
+    (old / "config.json").symlink_to("/etc/hostname")
+    (old / "merges.txt").write_bytes(checkpoint["merges.txt"][:3])
+    (old / "pytorch_model.bin").write_bytes(b"x")
+    (old / "READY.json.tmp").write_text("{}")
+    assert_whole(fetched(hub, tmp_path).path, checkpoint)
+    assert not any(SECOND_SHARD in path for path in hub.bytes_served)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(lambda path: (path / SECOND_SHARD).write_bytes(b"short"), id="a file is cut"),
+        pytest.param(lambda path: (path / "config.json").unlink(), id="a file is gone"),
+        pytest.param(lambda path: (path / "READY.json").write_text('{"commit":'), id="the proof is cut"),
+        pytest.param(lambda path: (path / "READY.json").unlink(), id="the proof is gone"),
+    ],
+)
+def test_a_folder_that_does_not_fit_its_proof_is_not_trusted_and_repaired(
+    hub: Hub, tmp_path: Path, checkpoint: Files, harm: Callable[[Path], None], cached: Fetched
+) -> None:
+    harm(cached.path)
+    assert read_ready(ModelFolder(tmp_path, REPOSITORY), cached.ready.commit) is None
+    hub.bytes_served.clear()
+    again = fetched(hub, tmp_path, huggingface_token=GOOD_TOKEN)
+    assert again == cached
+    assert_whole(again.path, checkpoint)
+    assert hub.weights_served in (0, len(checkpoint[SECOND_SHARD]))
+
+
+def test_a_model_of_another_name_in_the_folder_is_not_trusted(
+    hub: Hub, tmp_path: Path, checkpoint: Files, cached: Fetched
+) -> None:
+    proof = cached.path / "READY.json"
+    proof.write_text(proof.read_text().replace(REPOSITORY, "evil/twin"))
+    assert_whole(fetched(hub, tmp_path).path, checkpoint)
+    assert REPOSITORY in proof.read_text()
