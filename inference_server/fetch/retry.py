@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 
 from inference_server.fetch.failures import FetchError, FetchReason
 
-_FIRST_SECONDS = 1.0
+_FIRST_SECONDS = 0.5
 _LONGEST_SECONDS = 60.0
 # One bad transfer is bad luck; the third in a row is not, and each costs the whole file.
 _DAMAGED_TRIES = 3

@@ -62,7 +62,7 @@ class FetchSettings(TerminationLogSettings):
         description="Seconds without a single byte after which a transfer is killed and started again.",
     )
     fetch_tries: int = Field(
-        default=6, ge=1, le=100, description="Failures in a row, without any progress between them, before it gives up."
+        default=8, ge=1, le=100, description="Failures in a row, without any progress between them, before it gives up."
     )
     fetch_longest_wait_seconds: float = Field(
         default=300.0,

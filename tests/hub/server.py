@@ -73,7 +73,7 @@ class Hub:
         answers: dict[str, Answer] | None = None,
     ) -> str:
         """Returns the commit. The same files have the same one."""
-        commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        commit = _commit(files)
         old = self.repositories.get(name, Repository({}, {}))
         self.repositories[name] = Repository(
             {**old.commits, commit: files}, {**old.references, revision: commit}, gated, private, answers or {}
@@ -203,9 +203,9 @@ class _Handler(BaseHTTPRequestHandler):
         content = files[file]
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if _is_large(file):
-            own, _, port = self.headers["Host"].rpartition(":")
-            cdn = f"{self.hub.scheme}://{self.hub.cdn_host or own}:{port}"
-            location = f"{cdn}/_cdn/{name.replace('/', '--')}/{commit}/{quote(file)}"
+            asked = self.headers["Host"]
+            host = f"{self.hub.cdn_host}:{asked.rpartition(':')[2]}" if self.hub.cdn_host else asked
+            location = f"{self.hub.scheme}://{host}/_cdn/{name.replace('/', '--')}/{commit}/{quote(file)}"
             headers |= {
                 "X-Linked-Size": str(len(content)),
                 "X-Linked-ETag": f'"{hashlib.sha256(content).hexdigest()}"',
@@ -345,6 +345,13 @@ def a_hub(
 
 def _is_large(path: str) -> bool:
     return path.endswith(".safetensors")
+
+
+def _commit(files: dict[str, bytes]) -> str:
+    digest = hashlib.sha1()
+    for path, content in sorted(files.items()):
+        digest.update(f"{path} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def _blob(content: bytes) -> str:

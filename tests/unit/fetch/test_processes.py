@@ -119,7 +119,7 @@ def test_a_transfer_that_is_killed_is_told_as_lack_of_memory(hub: Hub, tmp_path:
 def test_a_transfer_that_hangs_is_killed_and_continued(hub: Hub, tmp_path: Path, checkpoint: Files) -> None:
     hub.script(SECOND_SHARD, Answer(), Answer(stall_at=1_000_000))
     display = Silent()
-    found = fetched(hub, tmp_path, display, fetch_tries=2, fetch_stall_seconds=0.7)
+    found = fetched(hub, tmp_path, display, fetch_tries=2, fetch_stall_seconds=1.5)
     assert_whole(found.path, checkpoint)
     assert [retry[:2] for retry in display.retries] == [("DownloadStalled", 1)]
     assert hub.weights_served == weights(checkpoint)
@@ -156,7 +156,7 @@ def test_a_dead_owner_on_another_machine_is_not_waited_for_longer_than_the_time_
 ) -> None:
     a_foreign_owner(tmp_path, hub)
     began = time.monotonic()
-    assert_whole(fetched(hub, tmp_path, fetch_owner_timeout_seconds=1).path, checkpoint)
+    assert_whole(fetched(hub, tmp_path, fetch_owner_timeout_seconds=1, fetch_tries=3).path, checkpoint)
     assert time.monotonic() - began >= 1
     assert leftovers(tmp_path) == []
 
@@ -165,7 +165,7 @@ def test_an_owner_that_died_before_it_could_write_its_name_is_dead_too(
     hub: Hub, tmp_path: Path, checkpoint: Files
 ) -> None:
     a_foreign_owner(tmp_path, hub).write_bytes(b"")
-    assert_whole(fetched(hub, tmp_path, fetch_owner_timeout_seconds=1).path, checkpoint)
+    assert_whole(fetched(hub, tmp_path, fetch_owner_timeout_seconds=1, fetch_tries=3).path, checkpoint)
 
 
 def test_a_number_that_is_now_another_processs_is_dead(hub: Hub, tmp_path: Path, checkpoint: Files) -> None:
@@ -181,9 +181,9 @@ def test_an_owner_that_was_asleep_stops_when_another_has_taken_over(
     """Its worker, which was awake, stops writing before anybody takes over."""
     cache = tmp_path / "cache"
     hub.script(SECOND_SHARD, Answer(), Answer(bytes_per_second=400_000))
-    sleeper = a_fetch(hub, cache, tmp_path, fetch_owner_timeout_seconds=3)
+    sleeper = a_fetch(hub, cache, tmp_path, fetch_owner_timeout_seconds=3, fetch_tries=3)
     wait_for(lambda: hub.weights_served > 150_000)
-    other = a_fetch(hub, cache, tmp_path, fetch_owner_timeout_seconds=3)
+    other = a_fetch(hub, cache, tmp_path, fetch_owner_timeout_seconds=3, fetch_tries=3)
     wait_for(lambda: other.named("waiting"))
     sleeper.signal(signal.SIGSTOP)
     part = folder(cache, hub).staging(commit(hub)) / "parts" / SECOND_SHARD

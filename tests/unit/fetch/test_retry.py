@@ -24,12 +24,12 @@ def pause(error: FetchError, tried: int, jitter: float = 1.0, patience: Patience
 
 
 def test_pauses_grow_and_then_it_gives_up() -> None:
-    assert [pause(BROKEN, tried) for tried in range(1, 7)] == [1, 2, 4, 8, 16, None]
+    assert [pause(BROKEN, tried) for tried in range(1, 7)] == [0.5, 1, 2, 4, 8, None]
     assert pause(BROKEN, 50, patience=Patience(100, 300)) == 60
 
 
 def test_chance_takes_up_to_half_of_a_pause_away() -> None:
-    assert (pause(BROKEN, 3, 0.0), pause(BROKEN, 3, 0.5)) == (2, 3)
+    assert (pause(BROKEN, 3, 0.0), pause(BROKEN, 3, 0.5)) == (1, 1.5)
 
 
 def test_a_servers_wish_is_obeyed_up_to_a_limit() -> None:
@@ -45,7 +45,7 @@ def test_what_waiting_cannot_change_is_not_tried_again() -> None:
 
 def test_damage_is_tried_three_times() -> None:
     damaged = an_error(FaultKind.CHECKSUM)
-    assert [pause(damaged, tried) for tried in (1, 2, 3)] == [1, 2, None]
+    assert [pause(damaged, tried) for tried in (1, 2, 3)] == [0.5, 1, None]
     assert pause(damaged, 1, patience=Patience(1, 300)) is None
 
 

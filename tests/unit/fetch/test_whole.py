@@ -182,7 +182,7 @@ def test_the_stand_in_runs_as_a_program_with_a_repository_for_each_fault(tmp_pat
             hub = Hub()
             hub.url = json.loads(process.stdout.readline())["url"]
             reasons = {
-                name: failure(hub, tmp_path, model_repository=f"tiny/{name}", fetch_stall_seconds=0.5).reason
+                name: failure(hub, tmp_path, model_repository=f"tiny/{name}", fetch_stall_seconds=1.5).reason
                 for name in ("gated", "stalled", "limited", "encoder")
             }
             assert fetched(hub, tmp_path).path.is_dir()
