@@ -73,11 +73,11 @@ def free_bytes(path: Path) -> int | None:
 
 
 def publish(staging: Staging, folder: ModelFolder, ready: Ready) -> None:
-    """Make the checked files the model. READY.json comes last, as some network file systems rename a folder file by
-    file."""
+    """Make the checked files the model. Fails where a folder of the commit is there already.
+
+    READY.json comes last, as some network file systems rename a folder file by file.
+    """
     target = folder.commit(ready.commit)
-    if target.exists():
-        discard(folder, target)
     _sync(staging.files)
     staging.files.rename(target)
     _sync(folder.path)

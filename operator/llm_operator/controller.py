@@ -1,6 +1,7 @@
-"""The loop: events and a resync put keys into the queue, workers reconcile them. Started by __main__.py.
+"""The loop: events and a resync put keys into the queue, workers reconcile them. Started by process.py.
 
-The resync lists everything: it fills the store before any work begins, and makes up for every event that was lost.
+The resync lists everything: it fills the store before any work begins, starts the watches of the children where the
+lists end, and makes up for every event that was lost.
 """
 
 import asyncio
@@ -9,8 +10,8 @@ import random
 import time
 from collections.abc import Iterable
 
-from llm_operator.core import names
-from llm_operator.kube import LLMDEPLOYMENTS, NAMESPACE_TERMINATING, ApiError, Kube
+from llm_operator.follow import Follower
+from llm_operator.kube import LLMDEPLOYMENTS, NAMESPACE_TERMINATING, ApiError, Kube, Resource
 from llm_operator.metrics import Metrics, Result
 from llm_operator.reconcile import Key, Reconciler
 from llm_operator.store import KINDS, Store
@@ -27,7 +28,7 @@ CONFLICT_SECONDS = 0.05
 
 
 class Controller:
-    """Workers over one queue, plus a resync that makes up for every event that was lost."""
+    """Workers over one queue; a resync and watches that fill it."""
 
     def __init__(
         self,
@@ -41,24 +42,26 @@ class Controller:
         resync_seconds: float,
     ) -> None:
         self.queue: WorkQueue[Key] = WorkQueue()
-        self._kube = kube
         self._store = store
+        self.follower = Follower(kube, store, self.queue.add, metrics.event)
         self._reconciler = reconciler
         self._metrics = metrics
         self._namespaces: list[str | None] = list(namespaces) or [None]
         self._workers = workers
         self._resync_seconds = resync_seconds
         self._filled = asyncio.Event()
+        self._watches: dict[tuple[Resource, str | None], asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Work until `stop`, then finish what is being worked on."""
         async with asyncio.TaskGroup() as group:
-            resync = group.create_task(self._resync_for_ever(), name="resync")
+            resync = group.create_task(self._resync_for_ever(group), name="resync")
             workers = [
                 group.create_task(self._work_until_closed(), name=f"worker-{number}") for number in range(self._workers)
             ]
             await asyncio.wait(workers)
-            resync.cancel()
+            for task in (resync, *self._watches.values()):
+                task.cancel()
 
     def stop(self) -> None:
         """Let `run` end."""
@@ -78,9 +81,9 @@ class Controller:
             return f"no worker has moved for {stuck:.0f} s"
         return f"a watch has not delivered for {behind:.0f} s what a list shows" if behind > BLIND_SECONDS else None
 
-    async def _resync_for_ever(self) -> None:
+    async def _resync_for_ever(self, group: asyncio.TaskGroup) -> None:
         while True:
-            looked = [await self._look_at_all(namespace) for namespace in self._namespaces]
+            looked = [await self._look_at_all(namespace, group) for namespace in self._namespaces]
             pause = self._resync_seconds
             if all(looked):
                 self._filled.set()
@@ -90,26 +93,24 @@ class Controller:
                 pause = min(RETRY_RESYNC_SECONDS, pause)
             await asyncio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
 
-    async def _look_at_all(self, namespace: str | None) -> bool:
+    async def _look_at_all(self, namespace: str | None, group: asyncio.TaskGroup) -> bool:
         """List all kinds of a namespace into the store and enqueue its LLMDeployments; whether that was possible."""
         where = namespace or "all namespaces"
         try:
             for resource in KINDS:
-                selector = "" if resource is LLMDEPLOYMENTS else names.MANAGED_SELECTOR
-                listed: set[Key] = set()
-                listed_at = 0
-                async for page, listed_at in self._kube.pages(resource, namespace, label_selector=selector):  # noqa: B007
-                    listed |= self._store.take(resource, page)
-                self._store.drop_others(resource, namespace, listed, listed_at)
+                version = await self.follower.fill(resource, namespace)
+                watched = resource is LLMDEPLOYMENTS or (resource, namespace) in self._watches
+                if not watched:
+                    following = self.follower.follow(resource, namespace, version)
+                    name = f"watch {resource.plural} in {where}"
+                    self._watches[resource, namespace] = group.create_task(following, name=name)
         except ApiError as error:
             log.warning("cannot list the objects of %s: %s", where, error)
             return False
         except Exception:
             log.exception("cannot list the objects of %s", where)
             return False
-        for live in self._store.every(LLMDEPLOYMENTS):
-            if namespace in (None, live["metadata"]["namespace"]):
-                self.queue.add((live["metadata"]["namespace"], live["metadata"]["name"]))
+        self.follower.enqueue_all(namespace)
         return True
 
     async def _work_until_closed(self) -> None:

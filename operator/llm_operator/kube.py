@@ -6,6 +6,7 @@ User-Agent and a time-out. Used by controller.py, observe.py, act.py and process
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ NAMESPACE_TERMINATING = "NamespaceTerminating"
 PAGE = 500
 # Seconds between attempts to read.
 READ_PAUSES = (0.1, 0.4)
+# The server ends a watch after some of the first, and sends a bookmark every minute: silence means a dead connection.
+WATCH_SECONDS = (240, 300)
+WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5, sock_read=90)
+# What the network, the server or a proxy between them may do to a request.
+BROKEN = (TimeoutError, aiohttp.ClientError, OSError, config.ConfigException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,43 @@ class Kube:
                 return
             query["continue"] = metadata["continue"]
 
+    async def watch(
+        self, resource: Resource, namespace: str | None, *, label_selector: str = "", version: int
+    ) -> AsyncIterator[Manifest]:
+        """Events after a version, bookmarks among them, until the server ends the watch, as it does now and then.
+
+        Raises ApiError; with status 410 if what happened since the version is not known any more: list again.
+        """
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": str(version),
+            "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311 - not all at the same time
+            **({"labelSelector": label_selector} if label_selector else {}),
+        }
+        path = f"{_path(resource, namespace)}?{urlencode(query)}"
+        started, status = time.monotonic(), 0
+        try:
+            async with self._session.get(
+                f"{self._configuration.host}{path}",
+                headers={"Accept": "application/json"},
+                timeout=WATCH_TIMEOUT,
+                server_hostname=self._configuration.tls_server_name,
+            ) as response:
+                status = response.status
+                self._on_request("watch", resource.plural, status, time.monotonic() - started)
+                await self._heard(status, response.headers.get("Date"))
+                if status >= 400:
+                    raise _error(status, response.headers.get("Retry-After"), await response.read())
+                async for line in _lines(response.content):
+                    yield _event(line)
+        except BROKEN as error:
+            # One that breaks later says nothing about the API server.
+            if status == 0:
+                self._on_request("watch", resource.plural, 0, time.monotonic() - started)
+                self.contact.failed()
+            raise _unreachable(error) from error
+
     async def serves(self, resource: Resource) -> bool:
         """Whether the API server's discovery lists the kind."""
         try:
@@ -202,13 +245,9 @@ class Kube:
             status, date, retry_after, data = await self._send(method, path, query, body, content_type)
         finally:
             self._on_request(method.lower(), _plural(path), status, time.monotonic() - started)
-            # 429 is an answer too: a busy server has not lost sight of its cluster.
-            if status == 0 or status >= 500:
+            if status == 0:
                 self.contact.failed()
-        if status < 500:
-            self.contact.answered(date)
-        if status == 401:
-            await self._renew()
+        await self._heard(status, date)
         if status >= 400:
             raise _error(status, retry_after, data)
         try:
@@ -238,9 +277,19 @@ class Kube:
                 server_hostname=self._configuration.tls_server_name,
             ) as response:
                 data = await response.read()
-        except (TimeoutError, aiohttp.ClientError, OSError, config.ConfigException) as error:
-            raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
+        except BROKEN as error:
+            raise _unreachable(error) from error
         return response.status, response.headers.get("Date"), response.headers.get("Retry-After"), data
+
+    async def _heard(self, status: int, date: str | None) -> None:
+        """Draw the conclusions from an answer."""
+        # 429 is an answer too: a busy server has not lost sight of its cluster.
+        if status < 500:
+            self.contact.answered(date)
+        else:
+            self.contact.failed()
+        if status == 401:
+            await self._renew()
 
     async def _renew(self) -> None:
         """Read the credentials anew (an exec plugin's token expires), but not again and again."""
@@ -260,6 +309,33 @@ def _encode(body: Manifest | Operations) -> bytes:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text.encode()
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length: the stream's own reader allows 128 KiB."""
+    parts: list[bytes] = []
+    async for chunk in stream.iter_any():
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield b"".join([*parts, end])
+            parts.clear()
+        parts.append(rest)
+
+
+def _event(line: bytes) -> Manifest:
+    try:
+        event: Manifest = json.loads(line)
+        told: Manifest = event["object"]
+        failed = event["type"] == "ERROR"
+    except (ValueError, KeyError, TypeError) as error:
+        raise ApiError(0, "Unreachable", "the watch delivers no events: something between answers instead") from error
+    if failed:
+        raise ApiError(int(told.get("code") or 500), str(told.get("reason") or "Error"), str(told.get("message") or ""))
+    return event
+
+
+def _unreachable(error: Exception) -> ApiError:
+    return ApiError(0, "Unreachable", f"{type(error).__name__}: {error}")
 
 
 def _items(answer: Manifest) -> list[Manifest]:

@@ -171,7 +171,7 @@ class _Process:
         before = asyncio.all_tasks()
         opened: list[aiohttp.ClientSession] = []
         watches = await kopf.spawn_tasks(
-            registry=watch.build_registry(self._store, self._controller.queue.add, self._metrics.event, opened),
+            registry=watch.build_registry(self._controller.follower, opened),
             settings=watch.build_settings(),
             standalone=True,
             clusterwide=not self._settings.namespaces,

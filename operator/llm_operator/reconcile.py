@@ -99,7 +99,7 @@ class Reconciler:
     async def _reconcile(self, key: Key) -> Result:
         observation = await self._observe(key, live=key in self._behind)
         decided = Plan() if observation is None else plan(observation, self._settings)
-        if decided.is_delicate and key not in self._behind:
+        if observation is not None and key not in self._behind and decided.is_delicate(observation.parent):
             observation = await self._observe(key, live=True)
             decided = Plan() if observation is None else plan(observation, self._settings)
         self._remember(key, decided.suspicion)
@@ -116,11 +116,15 @@ class Reconciler:
         return Result(retry=stuck and not pause, look_again_after=min(waits, default=None))
 
     async def _tell(self, key: Key, outcome: Outcome) -> float:
-        """Write the status; seconds to wait if that is put off: counts and words alone are told once in a while."""
-        status = build_status(outcome.observation, outcome.obstacle)
-        since = time.monotonic() - self._told.get(key, float("-inf"))
-        if since < COUNTS_SECONDS and not is_news(outcome.observation.parent.status, status):
-            return COUNTS_SECONDS - since if status != outcome.observation.parent.status else 0.0
+        """Write the status; seconds to wait if that is put off: what is no news is told once in a while."""
+        old, status = outcome.observation.parent.status, build_status(outcome.observation, outcome.obstacle)
+        if status == old:
+            return 0.0
+        now = time.monotonic()
+        # A new object may be Ready before its first status is due.
+        last = self._told.get(key, float("-inf")) if "conditions" in old else self._told.setdefault(key, now)
+        if now - last < COUNTS_SECONDS and not is_news(old, status):
+            return COUNTS_SECONDS - (now - last)
         if await self._actor.write_status(outcome.observation, status):
             self._told[key] = time.monotonic()
         return 0.0

@@ -105,6 +105,10 @@ class Store:
         kept = ((uid, last) for uid, last in self._deleted.items() if now - last[1] < REMEMBER_DELETED_SECONDS)
         self._deleted = dict(kept)
 
+    def caught_up(self, resource: Resource, version: int) -> None:
+        """The watch begins with what comes after a version: what is older it does not owe."""
+        self._settle(resource, version)
+
     def behind_seconds(self) -> float:
         """For how long a watch has owed what a list showed."""
         return max((self._clock() - since for _, since in self._owed.values()), default=0.0)

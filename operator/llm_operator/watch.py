@@ -1,37 +1,27 @@
-"""Watches through kopf, and nothing else of kopf: every event goes into the store, its key into the queue.
+"""The LLMDeployments' events through kopf, and nothing else of kopf: each goes into the store, its key into the queue.
 
 No create, update or delete handlers, no timers and no daemons: so kopf sets no finalizer and no
-annotation, and nothing is decided by the kind of an event (ADR 0001). Used by __main__.py.
+annotation, and nothing is decided by the kind of an event (ADR 1). Used by process.py.
 """
 
 import asyncio
-import random
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 import kopf
 
-from llm_operator.api.types import KIND
-from llm_operator.core import names
-from llm_operator.core.names import Manifest
 from llm_operator.credentials import load_configuration, open_session
-from llm_operator.kube import LLMDEPLOYMENTS, Resource
-from llm_operator.reconcile import Key
-from llm_operator.store import KINDS, Store
-
-Enqueue = Callable[[Key], None]
+from llm_operator.follow import EndlessBackoff, Follower
+from llm_operator.kube import LLMDEPLOYMENTS
 
 LOGIN_PAUSE_SECONDS = 10.0
 
 
-def build_registry(
-    store: Store, enqueue: Enqueue, on_event: Callable[[str], None], opened: list[aiohttp.ClientSession]
-) -> kopf.OperatorRegistry:
-    """Handlers that keep the store, and enqueue an LLMDeployment when something changed for it.
+def build_registry(follower: Follower, opened: list[aiohttp.ClientSession]) -> kopf.OperatorRegistry:
+    """A handler that gives every event to the follower.
 
-    `on_event` is told the plural of each object that an event is about. Sessions that are opened go into `opened`:
-    kopf does not close each of them.
+    Sessions that are opened go into `opened`: kopf does not close each of them.
     """
     registry = kopf.OperatorRegistry()
 
@@ -48,40 +38,13 @@ def build_registry(
         opened.append(open_session(configuration))
         return kopf.AiohttpSession(server=configuration.host, aiohttp_session=opened[-1])
 
-    for resource in KINDS:
-        kopf.on.event(*_names(resource), registry=registry)(_handler(resource, store, enqueue, on_event))
-    return registry
+    group, version = LLMDEPLOYMENTS.path.removeprefix("/apis/").split("/")
 
-
-def _names(resource: Resource) -> tuple[str, str, str]:
-    """Group, version, plural."""
-    *group, version = resource.path.removeprefix("/apis/").removeprefix("/api/").split("/")
-    return (group[0] if group else "", version, resource.plural)
-
-
-def _handler(
-    resource: Resource, store: Store, enqueue: Enqueue, on_event: Callable[[str], None]
-) -> Callable[..., Coroutine[Any, Any, None]]:
+    @kopf.on.event(group, version, LLMDEPLOYMENTS.plural, registry=registry)
     async def changed(*, event: Mapping[str, Any], **_: Any) -> None:
-        on_event(resource.plural)
-        live: Manifest = event["object"]
-        if event["type"] == "DELETED":
-            store.remove(resource, live, watched=True)
-        elif not store.put(resource, live, watched=True):
-            return
-        for parent in _parents(resource, live["metadata"]):
-            enqueue((live["metadata"]["namespace"], parent))
+        follower.take(LLMDEPLOYMENTS, event)
 
-    return changed
-
-
-def _parents(resource: Resource, metadata: Mapping[str, Any]) -> set[str]:
-    """Names of LLMDeployments an object belongs to: by its owner, and by its label (pods have another owner)."""
-    if resource is LLMDEPLOYMENTS:
-        return {metadata["name"]}
-    owners = {one["name"] for one in metadata.get("ownerReferences", []) if one["kind"] == KIND}
-    label = metadata.get("labels", {}).get(names.INSTANCE)
-    return owners | ({label} if label else set())
+    return registry
 
 
 def build_settings() -> kopf.OperatorSettings:
@@ -98,9 +61,6 @@ def build_settings() -> kopf.OperatorSettings:
     settings.networking.error_backoffs = EndlessBackoff()
     settings.watching.connect_timeout = 5
     settings.watching.server_timeout = 300
-    for resource in KINDS:
-        if resource is not LLMDEPLOYMENTS:
-            settings.watching.label_selectors[_names(resource)] = names.MANAGED_SELECTOR
     settings.process.ultimate_exiting_timeout = 20
     return settings
 
@@ -135,17 +95,3 @@ class _NoProgress(kopf.ProgressStorage):
 
     def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
         return essence
-
-
-class EndlessBackoff:
-    """Delays between attempts to reach the API server: 1, 2, 4 ... 30 s with jitter, and never the end.
-
-    With kopf's own list the process would exit after a minute of outage and then sit in CrashLoopBackOff
-    long after the API server is back.
-    """
-
-    def __iter__(self) -> Iterator[float]:
-        delay = 1.0
-        while True:
-            yield delay * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-            delay = min(delay * 2, 30.0)

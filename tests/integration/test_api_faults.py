@@ -87,7 +87,11 @@ def world(plane: ControlPlane, folder: Path, settings: dict[str, str]) -> Iterat
     with running_fault_proxy(plane.operator_kubeconfig, folder) as proxy:
         operator = Operator(proxy, folder / "log", LLMOP_NAMESPACES=kubectl.namespace, **settings)
         try:
-            eventually(operator.is_ready, seconds=180)
+            try:
+                eventually(operator.is_ready, seconds=180)
+            except AssertionError as error:
+                error.add_note(f"exit code {operator.process.poll()}\n{operator.log.read_text()[-4000:]}")
+                raise
             yield World(kubectl, proxy, operator)
         finally:
             operator.end()

@@ -42,7 +42,10 @@ def _is_worth_telling(kind: ConditionType, before: Manifest, after: Manifest) ->
     if same:
         return False
     if kind is ConditionType.READY:
-        return after["status"] == "True" or Reason(after["reason"]) not in FINE
+        # What was Ready before anything else was told has made no transition.
+        if after["status"] == "True":
+            return bool(before)
+        return Reason(after["reason"]) not in FINE
     if kind is ConditionType.AVAILABLE:
         # Not before the first pod ever answered.
         return after["status"] == "False" and before.get("status") == "True" and Reason(after["reason"]) not in FINE

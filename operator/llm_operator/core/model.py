@@ -118,10 +118,12 @@ class Plan:
     look_again_after: float | None = None
     suspicion: Suspicion | None = None
 
-    @property
-    def is_delicate(self) -> bool:
-        """Whether it must be made from live reads: it condemns a revision or undoes somebody's edit."""
+    def is_delicate(self, parent: Parent) -> bool:
+        """Whether it must be made from live reads: it condemns a revision, undoes somebody's edit, or makes anew what
+        was there before, and the LLMDeployment may be gone as well.
+        """
+        is_new = "conditions" not in parent.status
         return any(
-            (isinstance(one, Judge) and one.rejects) or (isinstance(one, Apply) and one.live is not None)
+            (isinstance(one, Judge) and one.rejects) or (isinstance(one, Apply) and not (one.live is None and is_new))
             for one in self.actions
         )

@@ -32,6 +32,7 @@ STALLED = frozenset(
         Reason.ROLLBACK_BUDGET_EXCEEDED,
     }
 )
+COMING_UP = frozenset({Reason.ROLLING_OUT, Reason.SOAKING})
 READY = frozenset({Reason.ALL_REPLICAS_READY, Reason.SCALED_TO_ZERO})
 REJECTED_SHOWN = 5
 MESSAGE_SHOWN = 4096
@@ -59,13 +60,18 @@ def build_status(observation: Observation, obstacle: Finding | None) -> Manifest
 
 
 def is_news(old: Manifest, new: Manifest) -> bool:
-    """Whether a status tells more than other counts and words: a condition, its reason, a revision, a generation."""
+    """Whether a status tells more than other counts and words: a condition, its reason, a revision, a generation.
+
+    That a new object is being brought up is none.
+    """
 
     def told(status: Manifest) -> Manifest:
         facts = {key: value for key, value in status.items() if key not in ("replicas", "readyReplicas")}
         seen = [{key: one.get(key) for key in ("type", "status", "reason")} for one in status.get("conditions", [])]
         return {**facts, "conditions": seen}
 
+    if "conditions" not in old:
+        return not any(one["reason"] in COMING_UP for one in new["conditions"] if one["type"] == ConditionType.READY)
     return told(old) != told(new)
 
 

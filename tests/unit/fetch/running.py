@@ -25,6 +25,7 @@ PATIENCE_SECONDS = 60
 
 REPOSITORY = "tiny/qwen3"
 GOOD_TOKEN = "hf_GoodTokenForTests"
+FIRST_SHARD = "model-00001-of-00002.safetensors"
 SECOND_SHARD = "model-00002-of-00002.safetensors"
 SERVED = {
     "config.json",
@@ -35,8 +36,8 @@ SERVED = {
     "vocab.json",
     "merges.txt",
     "model.safetensors.index.json",
-    "model-00001-of-00002.safetensors",
-    "model-00002-of-00002.safetensors",
+    FIRST_SHARD,
+    SECOND_SHARD,
 }
 
 

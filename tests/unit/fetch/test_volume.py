@@ -13,6 +13,7 @@ from inference_server.fetch.layout import ModelFolder
 from inference_server.fetch.staging import read_ready
 from tests.hub.server import Answer, Hub
 from tests.unit.fetch.running import (
+    FIRST_SHARD,
     GOOD_TOKEN,
     REPOSITORY,
     SECOND_SHARD,
@@ -136,6 +137,7 @@ def test_what_an_older_cache_holds_is_checked_used_and_completed(hub: Hub, tmp_p
     old = folder(tmp_path, hub)
     old.mkdir(parents=True)
     (old / SECOND_SHARD).write_bytes(checkpoint[SECOND_SHARD])
+    (old / FIRST_SHARD).write_bytes(bytes(len(checkpoint[FIRST_SHARD])))
     (old / "vocab.json").write_bytes(checkpoint["vocab.json"][:-1] + b" ")
     (old / "config.json").symlink_to("/etc/hostname")
     (old / "merges.txt").write_bytes(checkpoint["merges.txt"][:3])

@@ -50,7 +50,7 @@ CASES: dict[str, tuple[dict[str, tuple[str, str]], dict[str, tuple[str, str]], l
     "nothing changes": (FAILING, FAILING, []),
     "a change begins": (WELL, ROLLING, []),
     "it is ready": (ROLLING, WELL, [("Normal", "AllReplicasReady")]),
-    "it is ready at once": ({}, WELL, [("Normal", "AllReplicasReady")]),
+    "it is ready before anything was told": ({}, WELL, []),
     "it fails": (ROLLING, FAILING, [("Warning", "ImageNotFound")]),
     "it fails for another reason": (
         FAILING,
@@ -169,6 +169,7 @@ def test_a_bad_change_is_three_events_in_all() -> None:
     bad = a_revision(State.REJECTED, number=2, spec=spec)
     surged = {"replicas": 2, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1}
     story: list[Observation] = [
+        running(a_spec(), a_revision(), counts={"replicas": 1, "updatedReplicas": 1}),
         running(a_spec(), good),
         running(spec, a_revision(number=2, spec=spec), good, counts=surged),
         running(spec, bad, good, counts=surged),

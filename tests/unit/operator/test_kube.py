@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import yaml
 from aiohttp import web
@@ -26,7 +27,7 @@ from llm_operator.kube import (
     Kube,
 )
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 KubeFactory = Callable[..., Awaitable[Kube]]
 
 
@@ -460,6 +461,109 @@ async def test_a_request_without_an_answer_is_counted_too(kube_with: KubeFactory
         await find(kube)
     assert set(seen) == {("get", "pods", 0)}
     await kube.close()
+
+
+def streaming(*chunks: bytes, status: int = 200, cut: bool = False) -> Handler:
+    """Answers every request with these chunks, each on its own."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=status)
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        for chunk in chunks:
+            await response.write(chunk)
+            await asyncio.sleep(0.01)
+        if cut:
+            assert request.transport is not None
+            request.transport.abort()
+        return response
+
+    return answer
+
+
+def an_event(version: int, *, kind: str = "MODIFIED", note: str = "") -> bytes:
+    pod = {"kind": "Pod", "metadata": {"name": "a", "resourceVersion": str(version)}, "note": note}
+    return json.dumps({"type": kind, "object": pod}).encode() + b"\n"
+
+
+async def watch(kube: Kube, seen: list[int] | None = None) -> list[int]:
+    """The versions that a watch tells of."""
+    found = [] if seen is None else seen
+    async for event in kube.watch(PODS, "clinic", label_selector="a=b", version=7):
+        found.append(int(event["object"]["metadata"]["resourceVersion"]))
+    return found
+
+
+async def test_a_watch_tells_of_what_comes_after_a_version_until_it_ends(kube_with: KubeFactory) -> None:
+    asked: list[web.Request] = []
+    text = an_event(8) + an_event(9, kind="BOOKMARK") + an_event(10, note="long" * 100_000)
+    stream = streaming(*(text[start : start + 50_000] for start in range(0, len(text), 50_000)))
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request)
+        return await stream(request)
+
+    seen: list[tuple[str, str, int]] = []
+    kube = await kube_with(answer, on_request=lambda verb, what, status, _: seen.append((verb, what, status)))
+    assert await watch(kube) == [8, 9, 10]
+    assert asked[0].path == "/api/v1/namespaces/clinic/pods"
+    query = dict(asked[0].query)
+    assert 240 <= int(query.pop("timeoutSeconds")) <= 300
+    assert query == {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": "7", "labelSelector": "a=b"}
+    assert seen == [("watch", "pods", 200)]
+
+
+@pytest.mark.parametrize(
+    ("stream", "status"),
+    [
+        (streaming(b'{"code": 410, "reason": "Expired", "message": "too old"}', status=410), 410),
+        (streaming(an_event(8), b'{"type": "ERROR", "object": {"code": 410, "reason": "Expired"}}\n'), 410),
+        (streaming(an_event(8), b'{"type": "ERROR", "object": {}}\n'), 500),
+        (streaming(an_event(8), b"<html>\n"), 0),
+        (streaming(an_event(8), b"[1]\n"), 0),
+        (streaming(an_event(8), an_event(9)[:20], cut=True), 0),
+    ],
+    ids=["refused", "expired", "an error without words", "no JSON", "no event", "cut"],
+)
+async def test_a_watch_that_fails_is_an_api_error(kube_with: KubeFactory, stream: Handler, status: int) -> None:
+    kube = await kube_with(stream)
+    with pytest.raises(ApiError) as told:
+        await watch(kube)
+    assert told.value.status == status
+
+
+async def test_a_watch_that_breaks_is_no_outage_and_one_that_does_not_begin_is(
+    kube_with: KubeFactory, tmp_path: Path
+) -> None:
+    seconds = [0.0]
+    broken = await kube_with(streaming(an_event(8), cut=True))
+    write_config(tmp_path / "config", "http://127.0.0.1:9", "first")
+    absent = await Kube.connect()
+    for kube in (broken, absent):
+        kube.contact = Contact(lambda: seconds[0])
+        with pytest.raises(ApiError):
+            await watch(kube)
+    seconds[0] += 60
+    for kube in (broken, absent):
+        kube.contact.answered(None)
+    assert (broken.contact.since > LONG_AGO, absent.contact.since > LONG_AGO) == (False, True)
+    await absent.close()
+
+
+async def test_a_silent_watch_is_given_up(kube_with: KubeFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing_more(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(an_event(8))
+        await asyncio.sleep(60)
+        return response
+
+    kube = await kube_with(nothing_more)
+    monkeypatch.setattr(kube_module, "WATCH_TIMEOUT", aiohttp.ClientTimeout(sock_read=0.2))
+    seen: list[int] = []
+    with pytest.raises(ApiError):
+        await watch(kube, seen)
+    assert seen == [8]
 
 
 async def test_a_read_that_fails_in_passing_is_tried_again_and_a_write_is_not(kube_with: KubeFactory) -> None:

@@ -134,18 +134,23 @@ def test_an_invalid_spec_is_told_and_nothing_is_written() -> None:
     assert "spec.replicas" in decided.obstacle.message
 
 
-def test_only_what_condemns_or_undoes_an_edit_must_be_planned_from_live_reads() -> None:
-    assert not planned(an_observation()).is_delicate, "a create touches nothing that exists"
+def test_only_what_condemns_or_undoes_or_is_made_anew_must_be_planned_from_live_reads() -> None:
+    new, known = an_observation(), at_rest()
+    assert not planned(new).is_delicate(new.parent), "a create touches nothing that exists"
+    known = replace(known, parent=replace(known.parent, status={"conditions": []}))
+    assert not planned(known).is_delicate(known.parent)
+    gone = replace(known, service=None)
+    assert planned(gone).is_delicate(gone.parent), "the LLMDeployment may have gone with it"
     edited = at_rest()
     assert edited.service is not None
     edited.service["spec"]["ports"][0]["port"] = 80
-    assert planned(edited).is_delicate
+    assert planned(edited).is_delicate(edited.parent)
     promoted = running(a_spec(), a_revision(State.CANDIDATE))
-    assert not planned(promoted).is_delicate
+    assert not planned(promoted).is_delicate(promoted.parent)
     late = replace(promoted, now=promoted.now + timedelta(days=1))
     assert late.deployment is not None
     del late.deployment["status"]
-    assert planned(late).is_delicate
+    assert planned(late).is_delicate(late.parent)
 
 
 SPECS = st.builds(

@@ -505,8 +505,21 @@ def test_it_is_news_when_another_is(after: Observation) -> None:
     assert is_news(status_of(running(BAD_SPEC, candidate(), GOOD, counts=SURGED)), status_of(after))
 
 
-def test_the_first_status_is_news() -> None:
-    assert is_news(a_parent().status, status_of(running(SPEC, GOOD)))
+@pytest.mark.parametrize("before", [{}, {"observedGeneration": -1}], ids=["no status", "the CRD's default"])
+@pytest.mark.parametrize(
+    ("first", "news"),
+    [
+        (running(SPEC, GOOD), True),
+        (running(BAD_SPEC, rejected(), counts=SURGED), True),
+        (running(BAD_SPEC, candidate(), counts=SURGED), False),
+        (replace(running(BAD_SPEC, candidate()), deployment=None, service=None), False),
+    ],
+    ids=["Ready", "rejected", "rolling out", "nothing there yet"],
+)
+def test_the_first_status_is_news_unless_it_only_says_that_there_will_be_some(
+    before: Manifest, first: Observation, news: bool
+) -> None:
+    assert is_news(before, status_of(first)) is news
 
 
 # The rules of kstatus, whatever there is.

@@ -158,6 +158,17 @@ def test_a_watch_that_does_not_deliver_what_a_list_shows_is_behind() -> None:
     assert store.behind_seconds() == 0
 
 
+def test_a_watch_that_begins_where_a_list_ends_does_not_owe_what_is_in_it() -> None:
+    clock = Clock()
+    store = Store(clock)
+    store.take(SERVICES, [an_object(7), an_object(9, name="other", uid="b")])
+    clock.now = 30
+    store.caught_up(SERVICES, 8)
+    assert store.behind_seconds() == 30
+    store.caught_up(SERVICES, 9)
+    assert store.behind_seconds() == 0
+
+
 def test_a_deletion_is_a_delivery_too() -> None:
     store = Store(clock := Clock())
     store.take(SERVICES, [an_object(7)])

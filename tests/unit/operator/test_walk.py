@@ -61,7 +61,7 @@ class Walker:
         observation = self._observe()
         stale, self.older = self.older, None
         decided = plan(stale or observation, SETTINGS)
-        if stale is not None and not decided.is_delicate:
+        if stale is not None and not decided.is_delicate(stale.parent):
             observation = replace(stale, suspicion=self.suspicion)
         decided = plan(observation, SETTINGS)
         self.suspicion = decided.suspicion

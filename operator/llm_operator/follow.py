@@ -1,0 +1,118 @@
+"""Lists, and watches of the children: they keep the store up to date and say which LLMDeployments to look at.
+
+Of ten events nine are about children, and kopf, which brings those of the LLMDeployments (watch.py), takes ten times
+as long for an event as it takes to read one (ADR 1). Used by controller.py, and by watch.py for what kopf brings.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from llm_operator.api.types import KIND
+from llm_operator.core import names
+from llm_operator.core.names import Manifest
+from llm_operator.kube import LLMDEPLOYMENTS, ApiError, Kube, Resource
+from llm_operator.store import Place, Store
+
+log = logging.getLogger(__name__)
+
+# A watch that lasted so long was not refused: the next one need not wait long.
+LASTED_SECONDS = 10.0
+# The version is too old, unknown, or not there yet (the cluster was restored from a backup).
+LIST_AGAIN = (400, 410, 504)
+
+
+class Follower:
+    """Fills the store from lists and events; `enqueue` is told the LLMDeployment of each change."""
+
+    def __init__(
+        self, kube: Kube, store: Store, enqueue: Callable[[Place], None], on_event: Callable[[str], None]
+    ) -> None:
+        self._kube = kube
+        self._store = store
+        self._enqueue = enqueue
+        self._on_event = on_event
+
+    async def fill(self, resource: Resource, namespace: str | None) -> int:
+        """List all objects of a kind into the store; the version that the list is of. Raises ApiError."""
+        listed: set[Place] = set()
+        version = 0
+        async for page, version in self._kube.pages(resource, namespace, label_selector=_selector(resource)):  # noqa: B007
+            listed |= self._store.take(resource, page)
+        self._store.drop_others(resource, namespace, listed, version)
+        return version
+
+    async def follow(self, resource: Resource, namespace: str | None, version: int | None) -> None:
+        """Take the events after a version, for ever; None lists first, as it is done when the version is too old."""
+        clock, pauses = asyncio.get_running_loop(), iter(EndlessBackoff())
+        while True:
+            began = clock.time()
+            try:
+                if version is None:
+                    # First what the children belong to: nothing is to be done for an LLMDeployment that went with them.
+                    await self.fill(LLMDEPLOYMENTS, namespace)
+                    version = await self.fill(resource, namespace)
+                    self.enqueue_all(namespace)
+                self._store.caught_up(resource, version)
+                selector = _selector(resource)
+                async for event in self._kube.watch(resource, namespace, label_selector=selector, version=version):
+                    self.take(resource, event)
+                    version = int(event["object"]["metadata"]["resourceVersion"])
+            except ApiError as error:
+                log.warning("watch of %s: %s", resource.plural, error)
+                if error.status in LIST_AGAIN:
+                    version = None
+            except Exception:
+                log.exception("watch of %s", resource.plural)
+                version = None
+            if clock.time() - began > LASTED_SECONDS:
+                pauses = iter(EndlessBackoff())
+            await asyncio.sleep(next(pauses))
+
+    def take(self, resource: Resource, event: Mapping[str, Any]) -> None:
+        """Take an event, and have its LLMDeployments looked at if it tells anything new."""
+        live: Manifest = event["object"]
+        if event["type"] == "BOOKMARK":
+            return
+        self._on_event(resource.plural)
+        if event["type"] == "DELETED":
+            self._store.remove(resource, live, watched=True)
+        elif not self._store.put(resource, live, watched=True):
+            return
+        for parent in _parents(resource, live["metadata"]):
+            self._enqueue((live["metadata"]["namespace"], parent))
+
+    def enqueue_all(self, namespace: str | None) -> None:
+        """Have every LLMDeployment of a namespace looked at."""
+        for live in self._store.every(LLMDEPLOYMENTS):
+            if namespace in (None, live["metadata"]["namespace"]):
+                self._enqueue((live["metadata"]["namespace"], live["metadata"]["name"]))
+
+
+def _selector(resource: Resource) -> str:
+    return "" if resource is LLMDEPLOYMENTS else names.MANAGED_SELECTOR
+
+
+def _parents(resource: Resource, metadata: Mapping[str, Any]) -> set[str]:
+    """Names of LLMDeployments an object belongs to: by its owner, and by its label (pods have another owner)."""
+    if resource is LLMDEPLOYMENTS:
+        return {metadata["name"]}
+    owners = {one["name"] for one in metadata.get("ownerReferences", []) if one["kind"] == KIND}
+    label = metadata.get("labels", {}).get(names.INSTANCE)
+    return owners | ({label} if label else set())
+
+
+class EndlessBackoff:
+    """Delays between attempts to reach the API server: 1, 2, 4 ... 30 s with jitter, and never the end.
+
+    With kopf's own list the process would exit after a minute of outage and then sit in CrashLoopBackOff
+    long after the API server is back.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        delay = 1.0
+        while True:
+            yield delay * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+            delay = min(delay * 2, 30.0)
