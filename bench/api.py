@@ -85,7 +85,14 @@ class Api:
 
     async def delete_all(self, namespace: str, plural: str) -> None:
         """Delete all objects of a kind; what they own goes later."""
-        await self.request("DELETE", f"{collection(namespace, plural)}?propagationPolicy=Background")
+        while True:
+            try:
+                await self.request("DELETE", f"{collection(namespace, plural)}?propagationPolicy=Background")
+                return
+            except Refused as error:
+                # Thousands take longer than a request may: the next one goes on where this one ended.
+                if error.status != 504:
+                    raise
 
     async def watch(self, namespace: str, plural: str) -> AsyncGenerator[Manifest, None]:
         """Events from now on. The first item is empty and says that the watch is open."""
