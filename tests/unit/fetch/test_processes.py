@@ -14,6 +14,7 @@ from inference_server.fetch.lease import this_process
 from inference_server.fetch.ownership import Owner, Process
 from tests.hub.server import Answer, Hub
 from tests.unit.fetch.running import (
+    GOOD_TOKEN,
     REPOSITORY,
     SECOND_SHARD,
     Silent,
@@ -97,6 +98,18 @@ def test_the_transfer_ends_with_its_parent(hub: Hub, tmp_path: Path) -> None:
     (child,) = process.children()
     process.kill()
     wait_for(lambda: not is_running(child))
+
+
+def test_the_token_is_not_in_the_environment_of_the_process_that_downloads(hub: Hub, tmp_path: Path) -> None:
+    hub.script("/revision/main", Answer(stall_at=0))
+    process = a_fetch(hub, tmp_path / "cache", tmp_path, huggingface_token=GOOD_TOKEN, hf_token=GOOD_TOKEN)
+    wait_for(lambda: hub.requests)
+    (child,) = process.children()
+    environment = Path(f"/proc/{child}/environ").read_text()
+    process.kill()
+    assert hub.requests[0][2]["authorization"] == f"Bearer {GOOD_TOKEN}"
+    assert "PATH=" in environment
+    assert GOOD_TOKEN not in environment
 
 
 def is_running(pid: int) -> bool:

@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +44,39 @@ def test_the_model_is_whole_checked_and_described(hub: Hub, tmp_path: Path, chec
     assert ready.weights_bytes == sum(len(checkpoint[name]) for name in checkpoint if name.endswith(".safetensors"))
     assert (ready.model["dtype"], ready.model["layers"]) == ("bfloat16", 2)
     assert leftovers(tmp_path) == []
+
+
+def test_the_proof_comes_last_and_by_rename(hub: Hub, tmp_path: Path) -> None:
+    """Who looks meanwhile finds all of READY.json or none of it, and never one without its model."""
+    with audited() as (written, renamed):
+        model = fetched(hub, tmp_path).path
+    proof = model / "READY.json"
+    assert written
+    assert proof not in written
+    (source,) = (source for source, target in renamed if target == proof)
+    assert source.parent == model
+    targets = [target for _, target in renamed]
+    assert targets.index(model) < targets.index(proof)
+
+
+@contextmanager
+def audited() -> Iterator[tuple[list[Path], list[tuple[Path, Path]]]]:
+    """What this process opens for writing and what it renames within the block, as the interpreter tells."""
+    written: list[Path] = []
+    renamed: list[tuple[Path, Path]] = []
+    within = True
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if within and event == "open" and isinstance(arguments[0], str) and arguments[2] & os.O_ACCMODE:
+            written.append(Path(arguments[0]))
+        elif within and event == "os.rename":
+            renamed.append((Path(arguments[0]), Path(arguments[1])))
+
+    sys.addaudithook(hook)
+    try:
+        yield written, renamed
+    finally:
+        within = False
 
 
 def test_a_large_file_is_written_out_on_the_way(hub: Hub, tmp_path: Path) -> None:
@@ -181,11 +217,16 @@ def test_the_stand_in_runs_as_a_program_with_a_repository_for_each_fault(tmp_pat
             assert process.stdout is not None
             hub = Hub()
             hub.url = json.loads(process.stdout.readline())["url"]
-            reasons = {
-                name: failure(hub, tmp_path, model_repository=f"tiny/{name}", fetch_stall_seconds=1.5).reason
-                for name in ("gated", "stalled", "limited", "encoder")
-            }
-            assert fetched(hub, tmp_path).path.is_dir()
+
+            def reason(name: str) -> str:
+                patience = {"fetch_stall_seconds": 0.7} if name == "stalled" else {}
+                return failure(hub, tmp_path, model_repository=f"tiny/{name}", **patience).reason
+
+            with ThreadPoolExecutor() as pool:
+                whole = pool.submit(fetched, hub, tmp_path)
+                names = ("gated", "stalled", "limited", "encoder")
+                reasons = dict(zip(names, pool.map(reason, names), strict=True))
+            assert whole.result().path.is_dir()
         finally:
             process.terminate()
     assert reasons == {
