@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,14 +31,22 @@ class Archive:
 
 def read(path: Path) -> Archive:
     """Read an archive as `docker save` or buildah writes it."""
+    files: dict[str, int] = {}
+    for layer in layers(path):
+        _lay_over(files, layer)
     with tarfile.open(path) as outer:
         (manifest,) = json.load(_member(outer, "manifest.json"))
         config = json.load(_member(outer, manifest["Config"]))
-        files: dict[str, int] = {}
+    return Archive(names=tuple(manifest["RepoTags"] or ()), config=config, files=files)
+
+
+def layers(path: Path) -> Iterator[tarfile.TarFile]:
+    """The layers, lowest first; each is closed when the next one is asked for."""
+    with tarfile.open(path) as outer:
+        (manifest,) = json.load(_member(outer, "manifest.json"))
         for layer in manifest["Layers"]:
             with tarfile.open(fileobj=_member(outer, layer)) as inner:
-                _lay_over(files, inner)
-    return Archive(names=tuple(manifest["RepoTags"] or ()), config=config, files=files)
+                yield inner
 
 
 def _lay_over(files: dict[str, int], layer: tarfile.TarFile) -> None:

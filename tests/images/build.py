@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,23 @@ def build(archives: Path) -> None:
     _write_index(builds, archives / INDEX)
     for planned in builds:
         say(f"{planned.name}: {'built' if planned in missing else 'up to date'} ({_sizes(planned.archive)})")
+
+
+def build_variant(name: str, to: Path, *, arguments: dict[str, str], options: Sequence[str]) -> Engine:
+    """Leave an archive of the server's image, built with further arguments. The caller removes the image."""
+    server = next(image for image in IMAGES if image.key == "server")
+    with _alone(), _snapshot() as tree:
+        engine = pick()
+        engine.build(
+            tag=name,
+            context=tree,
+            dockerfile=tree / server.dockerfile,
+            arguments={**_arguments(engine, tree), **arguments},
+            log=to.with_suffix(".log"),
+            options=options,
+        )
+        engine.save(name, to)
+    return engine
 
 
 def clean(archives: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,7 +32,22 @@ class Engine(Protocol):
         """Fetch a public image; False if it is out of reach."""
         ...
 
-    def build(self, *, tag: str, context: Path, dockerfile: Path, arguments: dict[str, str], log: Path) -> None: ...
+    def build(
+        self,
+        *,
+        tag: str,
+        context: Path,
+        dockerfile: Path,
+        arguments: dict[str, str],
+        log: Path,
+        options: Sequence[str] = (),
+    ) -> None:
+        """`options`: further ones that both engines know."""
+        ...
+
+    def run(self, image: str, *command: str) -> str:
+        """What a command prints in a container of the image, as the image's user."""
+        ...
 
     def save(self, image: str, archive: Path) -> None:
         """Write a docker-archive, which `docker load`, `ctr images import` and kind all read."""
@@ -98,14 +114,27 @@ class Docker:
     def pull(self, image: str) -> bool:
         return _quiet("docker", "pull", "--quiet", image, timeout=PULL_TIMEOUT_SECONDS)
 
-    def build(self, *, tag: str, context: Path, dockerfile: Path, arguments: dict[str, str], log: Path) -> None:
+    def build(
+        self,
+        *,
+        tag: str,
+        context: Path,
+        dockerfile: Path,
+        arguments: dict[str, str],
+        log: Path,
+        options: Sequence[str] = (),
+    ) -> None:
         command = ["docker", "build", "--file", str(dockerfile), "--tag", tag]
         for name in PROXY_VARIABLES:
             command += ["--build-arg", name] if name in os.environ else []
-        command += [*_build_options(arguments), str(context)]
+        command += [*_build_options(arguments), *options, str(context)]
         # An attestation would make the image an index, which an archive import into a node cannot always read.
         settings = {"DOCKER_BUILDKIT": "1", "BUILDKIT_PROGRESS": "plain", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
         _logged(command, log, {**os.environ, **settings})
+
+    def run(self, image: str, *command: str) -> str:
+        program, *words = command
+        return _checked("docker", "run", "--rm", "--network", "none", "--entrypoint", program, image, *words)
 
     def save(self, image: str, archive: Path) -> None:
         _checked("docker", "save", "--output", str(archive), image)
@@ -152,14 +181,31 @@ class Buildah:
     def pull(self, image: str) -> bool:
         return self._quiet("pull", "--quiet", image, timeout=PULL_TIMEOUT_SECONDS)
 
-    def build(self, *, tag: str, context: Path, dockerfile: Path, arguments: dict[str, str], log: Path) -> None:
+    def build(
+        self,
+        *,
+        tag: str,
+        context: Path,
+        dockerfile: Path,
+        arguments: dict[str, str],
+        log: Path,
+        options: Sequence[str] = (),
+    ) -> None:
         command = [*self._command, "bud", "--isolation", "chroot", "--layers", "--pull-never", "--format", "docker"]
-        command += ["--file", str(dockerfile), "--tag", tag, *_build_options(arguments), str(context)]
+        command += ["--file", str(dockerfile), "--tag", tag, *_build_options(arguments), *options, str(context)]
         try:
             _logged(command, log, self._environment)
         finally:
             # An older buildah leaves the container of a stage that is only a FROM, mounted; the store is ours alone.
             self._quiet("rm", "--all")
+
+    def run(self, image: str, *command: str) -> str:
+        container = _checked(*self._command, "from", "--pull-never", image, env=self._environment).strip()
+        try:
+            run = (*self._command, "run", "--isolation", "chroot", container, "--", *command)
+            return _checked(*run, env=self._environment)
+        finally:
+            self._quiet("rm", container)
 
     def save(self, image: str, archive: Path) -> None:
         _checked(*self._command, "push", "--quiet", image, f"docker-archive:{archive}:{image}", env=self._environment)

@@ -64,12 +64,18 @@ def test_it_starts_its_own_package_and_carries_no_other(
 
 
 def test_each_image_carries_only_the_dependencies_of_its_part(images: dict[str, archive.Archive]) -> None:
-    heavy = {"torch", "transformers", "huggingface_hub"}
+    heavy = {"torch", "transformers"}
     development = {"pytest", "mypy", "ruff", "pip", "uv", "hatchling"}
     assert {"kopf", "aiohttp"} <= distributions(images["operator"])
-    assert not distributions(images["operator"]) & (heavy | development | {"fastapi", "uvicorn"})
-    assert {"fastapi", "uvicorn"} <= distributions(images["server"])
+    assert not distributions(images["operator"]) & (heavy | development | {"fastapi", "uvicorn", "huggingface_hub"})
+    assert {"fastapi", "uvicorn", "huggingface_hub"} <= distributions(images["server"])
     assert not distributions(images["server"]) & (heavy | development | {"kopf", "kubernetes"})
+
+
+@pytest.mark.parametrize("key", ["operator", "server"])
+def test_no_model_and_no_folder_for_one_is_in_it_unless_asked_for(images: dict[str, archive.Archive], key: str) -> None:
+    assert not [path for path in images[key].files if path.startswith("models") or "safetensors" in Path(path).suffix]
+    assert "/models" not in json.dumps(images[key].config)
 
 
 @pytest.mark.parametrize("key", ["operator", "server"])
