@@ -7,11 +7,12 @@ shard, a pod that is moved would never finish on a slow line. So a part that is 
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 from huggingface_hub import hf_hub_url
@@ -23,7 +24,7 @@ from inference_server.fetch.plan import RemoteFile
 
 _CHUNK_BYTES = 1024 * 1024
 # Written out this often, so that a small memory limit is not filled with pages that wait for a slow volume.
-_SYNC_BYTES = 64 * 1024 * 1024
+_SYNC_BYTES = 32 * 1024 * 1024
 _CONNECT_SECONDS = 15.0
 _ANSWER_SECONDS = 30.0
 _LIBRARY = "llm-operator"
@@ -153,18 +154,15 @@ def _receive(file: RemoteFile, source: Source, output: FileIO, digest: Digest, s
             output.seek(0)
             output.truncate()
             digest.clear()
-        unsynced = 0
-        for chunk in response.iter_bytes():
-            step(digest.count)
-            if digest.count + len(chunk) > file.size:
-                output.truncate(0)
-                raise Corrupt(file.path)
-            _write_all(output, chunk)
-            digest.add(chunk)
-            unsynced += len(chunk)
-            if unsynced >= _SYNC_BYTES:
-                _write_out(output.fileno())
-                unsynced = 0
+        with _WriteOut(output.fileno()) as write_out:
+            for chunk in response.iter_bytes():
+                step(digest.count)
+                if digest.count + len(chunk) > file.size:
+                    output.truncate(0)
+                    raise Corrupt(file.path)
+                _write_all(output, chunk)
+                digest.add(chunk)
+                write_out.after(len(chunk))
         step(digest.count)
     if digest.count < file.size:
         raise EndedEarly(file.path)
@@ -182,6 +180,41 @@ def _write_all(output: FileIO, chunk: bytes) -> None:
     rest = memoryview(chunk)
     while rest:
         rest = rest[output.write(rest) :]
+
+
+class _WriteOut:
+    """Writes out what has come while more comes: a slow line and a slow volume are waited for together, not in turn.
+
+    What is neither written out nor on its way there is never more than two portions.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._pool = ThreadPoolExecutor(1)
+        self._running: Future[None] | None = None
+        self._unsynced = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """A volume that failed is told also when something else failed meanwhile."""
+        try:
+            self._wait()
+        finally:
+            self._pool.shutdown()
+
+    def after(self, count: int) -> None:
+        """So many bytes more were written. Raises OSError where earlier ones could not be written out."""
+        self._unsynced += count
+        if self._unsynced >= _SYNC_BYTES:
+            self._wait()
+            self._running = self._pool.submit(_write_out, self._descriptor)
+            self._unsynced = 0
+
+    def _wait(self) -> None:
+        if self._running is not None:
+            self._running.result()
 
 
 def _write_out(descriptor: int) -> None:
