@@ -50,7 +50,7 @@ def shipped(dockerfile: str, *, with_model: bool = True) -> list[list[str]]:
     last = ""
     for name, *words in instructions(dockerfile):
         if name == "FROM":
-            base = words[0].replace("${DOWNLOAD_MODEL}", str(with_model).lower())
+            base = words[0].replace("${DOWNLOAD_MODEL:-false}", str(with_model).lower())
             last = words[2] if len(words) > 2 else ""
             stages[last] = (base, [])
         elif stages:
