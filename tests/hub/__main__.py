@@ -16,8 +16,8 @@ WEIGHTS = ".safetensors"
 TOKEN = "hf_test"
 
 
-def add_repositories(hub: Hub) -> None:
-    """One model, under one name per fault."""
+def add_repositories(hub: Hub, *, large: int) -> None:
+    """One model, under one name per fault; and one of so many bytes, if any."""
     files = a_checkpoint(padding=4_000_000)
     hub.add("tiny/qwen3", files)
     hub.add("tiny/other", a_checkpoint(seed=1))
@@ -29,6 +29,8 @@ def add_repositories(hub: Hub) -> None:
     hub.add("tiny/limited", files, answers={"": Answer(status=429, headers={"Retry-After": "1"})})
     hub.add("tiny/down", files, answers={"": Answer(status=503)})
     hub.add("tiny/encoder", files | {"config.json": b'{"architectures": ["BertModel"]}'})
+    if large:
+        hub.add("tiny/large", a_checkpoint(padding=large))
 
 
 def main() -> None:
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--cdn-host", help="another name of this server, for large files")
     parser.add_argument("--tls", type=Path, help="PEM file with certificate and key")
+    parser.add_argument("--large", type=int, default=0, metavar="BYTES", help="add tiny/large, of this size")
     options = parser.parse_args()
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -44,7 +47,7 @@ def main() -> None:
     with a_hub(
         host=options.host, port=options.port, cdn_host=options.cdn_host, tls=options.tls, tokens=(TOKEN,)
     ) as hub:
-        add_repositories(hub)
+        add_repositories(hub, large=options.large)
         print(json.dumps({"event": "listening", "url": hub.url}), flush=True)
         stopped.wait()
 

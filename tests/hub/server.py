@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -208,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
             location = f"{self.hub.scheme}://{host}/_cdn/{name.replace('/', '--')}/{commit}/{quote(file)}"
             headers |= {
                 "X-Linked-Size": str(len(content)),
-                "X-Linked-ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+                "X-Linked-ETag": f'"{_sha256(content)}"',
                 "Location": location,
             }
             self._body(302, b"", headers)
@@ -354,6 +355,13 @@ def _commit(files: dict[str, bytes]) -> str:
     return digest.hexdigest()
 
 
+# The Hub, too, knows them before it is asked.
+@lru_cache(maxsize=32)
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@lru_cache(maxsize=32)
 def _blob(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
@@ -363,12 +371,12 @@ def _sibling(path: str, content: bytes, *, blobs: bool) -> dict[str, object]:
         return {"rfilename": path}
     entry: dict[str, object] = {"rfilename": path, "size": len(content), "blobId": _blob(content)}
     if _is_large(path):
-        entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+        entry["lfs"] = {"sha256": _sha256(content), "size": len(content), "pointerSize": 134}
     return entry
 
 
 def _entry(path: str, content: bytes) -> dict[str, object]:
     entry: dict[str, object] = {"type": "file", "path": path, "size": len(content), "oid": _blob(content)}
     if _is_large(path):
-        entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+        entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 134}
     return entry

@@ -108,6 +108,7 @@ def test_the_token_is_in_no_layer_no_setting_and_no_history(embedded: Embedded) 
     config = archive.read(embedded.path).config
     assert config["history"]
     assert not [word for word in config["config"]["Env"] if "TOKEN" in word]
+    assert "HF_ENDPOINT" not in json.dumps(config)
     assert TOKEN not in embedded.path.with_suffix(".log").read_text()
 
 
