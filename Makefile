@@ -71,9 +71,10 @@ e2e: $(SETUP) deploy-local ## Tests on a real node: images, operator in a pod, r
 	KUBECONFIG=$(LOCAL_KUBECONFIG) $(PYTEST) -m e2e
 
 .PHONY: bench
-bench: $(SETUP) ## Measure, as ratios to a baseline in the same run: docs/performance.md
+bench: $(SETUP) ## Measure, as ratios to a baseline in the same run: docs/performance.md, docs/model-cache.md
 	$(BIN)/python -m bench.operator_scale --objects 100 500 2000
 	$(BIN)/python -m bench.rollback_time
+	$(BIN)/python -m bench.fetch_throughput
 
 .PHONY: fmt
 fmt: $(SETUP) ## Format and fix what can be fixed

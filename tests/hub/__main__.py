@@ -16,7 +16,7 @@ WEIGHTS = ".safetensors"
 TOKEN = "hf_test"
 
 
-def add_repositories(hub: Hub, *, large: int) -> None:
+def add_repositories(hub: Hub, *, large: int, line: float | None) -> None:
     """One model, under one name per fault; and one of so many bytes, if any."""
     files = a_checkpoint(padding=4_000_000)
     hub.add("tiny/qwen3", files)
@@ -30,7 +30,7 @@ def add_repositories(hub: Hub, *, large: int) -> None:
     hub.add("tiny/down", files, answers={"": Answer(status=503)})
     hub.add("tiny/encoder", files | {"config.json": b'{"architectures": ["BertModel"]}'})
     if large:
-        hub.add("tiny/large", a_checkpoint(padding=large))
+        hub.add("tiny/large", a_checkpoint(padding=large), answers={WEIGHTS: Answer(bytes_per_second=line)})
 
 
 def main() -> None:
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--cdn-host", help="another name of this server, for large files")
     parser.add_argument("--tls", type=Path, help="PEM file with certificate and key")
     parser.add_argument("--large", type=int, default=0, metavar="BYTES", help="add tiny/large, of this size")
+    parser.add_argument("--line", type=float, metavar="BYTES", help="send no more of tiny/large in a second")
     options = parser.parse_args()
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -47,7 +48,7 @@ def main() -> None:
     with a_hub(
         host=options.host, port=options.port, cdn_host=options.cdn_host, tls=options.tls, tokens=(TOKEN,)
     ) as hub:
-        add_repositories(hub, large=options.large)
+        add_repositories(hub, large=options.large, line=options.line)
         print(json.dumps({"event": "listening", "url": hub.url}), flush=True)
         stopped.wait()
 

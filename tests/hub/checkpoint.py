@@ -5,6 +5,7 @@ import random
 import struct
 from collections.abc import Mapping
 
+_PIECE = 64 * 1024 * 1024
 _LAYERS, _HIDDEN, _HEADS, _KEY_VALUE_HEADS, _HEAD, _INNER, _VOCABULARY = 2, 64, 4, 2, 16, 128, 256
 
 
@@ -77,7 +78,9 @@ def safetensors(shapes: Mapping[str, tuple[int, ...]], randomness: random.Random
 
 def _small_numbers(count: int, randomness: random.Random) -> bytes:
     """The upper half of a float32 between 2^-9 and 2^-5, of either sign."""
-    data = bytearray(randomness.randbytes(2 * count))
+    size = 2 * count
+    # randbytes cannot give more than 256 MB at once.
+    data = bytearray().join(randomness.randbytes(min(_PIECE, size - at)) for at in range(0, size, _PIECE))
     exponents = bytes(0x3B + number % 2 | (number & 0x80) for number in range(256))
     data[1::2] = data[1::2].translate(exponents)
     return bytes(data)
