@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,9 @@ def kubelet(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     program.parent.mkdir(parents=True)
     shutil.copy("/bin/sleep", program)
     with subprocess.Popen([program, "1000"]) as process:
+        # For a moment after exec it has no command line yet.
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            time.sleep(0.01)
         yield process
         process.kill()
 
