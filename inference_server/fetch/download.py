@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +111,8 @@ class Download:
         return check_model(self._folder.repository, self._plan, documents)
 
     def _ask(self, request: dict[str, Any], file: RemoteFile) -> Any:
-        description = {
-            "path": file.path,
-            "size": file.size,
-            "sha256": file.sha256,
-            "blob_id": file.blob_id,
-        }
         return self._asker.ask(
-            {**request, "file": description, "commit": self._commit, "fence_seconds": self._lease.fence_seconds},
+            {**request, "file": asdict(file), "commit": self._commit, "fence_seconds": self._lease.fence_seconds},
             tick=self._tick,
             progress=lambda: self.staging.present_bytes(file.path),
         )

@@ -52,7 +52,7 @@ class Store:
         """Take a version unless a newer one is known; whether anything a decision looks at changed."""
         version = _version(live)
         if watched:
-            self._settle(resource, version)
+            self.caught_up(resource, version)
         metadata = live["metadata"]
         # A watch also calls deleted what only lost its label.
         if version <= self._deleted.get(metadata["uid"], (0, 0.0))[0]:
@@ -75,7 +75,7 @@ class Store:
     def remove(self, resource: Resource, live: Manifest, *, watched: bool = False) -> None:
         """The object is gone. One of its name that was made since stays."""
         if watched:
-            self._settle(resource, _version(live))
+            self.caught_up(resource, _version(live))
         uid = live["metadata"]["uid"]
         self._deleted[uid] = (_version(live), self._clock())
         place = (live["metadata"]["namespace"], live["metadata"]["name"])
@@ -106,8 +106,9 @@ class Store:
         self._deleted = dict(kept)
 
     def caught_up(self, resource: Resource, version: int) -> None:
-        """The watch begins with what comes after a version: what is older it does not owe."""
-        self._settle(resource, version)
+        """The watch has delivered a version, or begins with what comes after it: what is older it does not owe."""
+        if resource in self._owed and version >= self._owed[resource][0]:
+            del self._owed[resource]
 
     def behind_seconds(self) -> float:
         """For how long a watch has owed what a list showed."""
@@ -116,10 +117,6 @@ class Store:
     def _owe(self, resource: Resource, version: int) -> None:
         owed, since = self._owed.get(resource, (0, self._clock()))
         self._owed[resource] = (max(owed, version), since)
-
-    def _settle(self, resource: Resource, version: int) -> None:
-        if resource in self._owed and version >= self._owed[resource][0]:
-            del self._owed[resource]
 
     def _index(self, resource: Resource, place: Place, old: Manifest | None, new: Manifest | None) -> None:
         if resource not in self._children:

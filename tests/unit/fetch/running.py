@@ -1,11 +1,5 @@
 """Fetches for tests: in the test's own process, or as a process that can be killed."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +13,7 @@ from inference_server.fetch.failures import FetchError
 from inference_server.fetch.fetcher import Fetched, fetch
 from inference_server.fetch.settings import FetchSettings
 from tests.hub.server import Hub
+from tests.unit.processes import LoggedProcess
 
 # Generous: it only bounds how long a broken test hangs.
 PATIENCE_SECONDS = 60
@@ -107,41 +102,18 @@ def leftovers(cache: Path) -> list[str]:
     return [path.name for path in cache.glob("*/.*") if path.name != ".refs"]
 
 
-class FetchProcess:
-    """`python -m inference_server fetch` with only the given settings; warnings are errors."""
+class FetchProcess(LoggedProcess):
+    """`python -m inference_server fetch`."""
 
     def __init__(self, directory: Path, variables: Mapping[str, str]) -> None:
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "inference_server", "fetch"],
-            cwd=directory,
-            env={**kept, "PYTHONDONTWRITEBYTECODE": "1", **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._lines: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
+        super().__init__(directory, ("-m", "inference_server", "fetch"), variables)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    @property
-    def output(self) -> str:
-        return "".join(self._lines)
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """Every line of output; fails when one is not a JSON object."""
-        return [json.loads(line) for line in self._lines]
-
     def named(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.events if line["event"] == event]
-
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
 
     def kill(self) -> None:
         self._process.kill()
@@ -157,11 +129,6 @@ class FetchProcess:
     def children(self) -> list[int]:
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return [int(number) for number in path.read_text().split()]
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.append(line)
 
 
 def a_fetch(hub: Hub, cache: Path, directory: Path, **changed: Any) -> FetchProcess:

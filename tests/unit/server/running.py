@@ -1,13 +1,7 @@
 """Servers for tests: the application inside the test's event loop, or a real process with real sockets."""
 
 import asyncio
-import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -21,6 +15,7 @@ from inference_server.app import create_app
 from inference_server.engine.mock import MockEngine
 from inference_server.engine.protocol import Engine
 from inference_server.lifecycle import Lifecycle
+from tests.unit.processes import LoggedProcess
 
 # Generous: it only bounds how long a broken test hangs.
 PATIENCE_SECONDS = 60
@@ -62,31 +57,11 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-class ServerProcess:
-    """A server as a process, with only the given settings; warnings are errors."""
+class ServerProcess(LoggedProcess):
+    """A server as a process."""
 
     def __init__(self, directory: Path, command: Sequence[str] = MODULE, **environment: str) -> None:
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", *command],
-            cwd=directory,
-            env={**kept, "PYTHONDONTWRITEBYTECODE": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._lines: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    @property
-    def output(self) -> str:
-        return "".join(self._lines)
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """Every line of output; fails when one is not a JSON object."""
-        return [json.loads(line) for line in self._lines]
+        super().__init__(directory, command, environment)
 
     @property
     def url(self) -> str:
@@ -128,9 +103,6 @@ class ServerProcess:
 
         self._wait_for(reached)
 
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
     def wait_exit(self) -> int:
         code = self._process.wait(PATIENCE_SECONDS)
         self._reader.join()
@@ -141,11 +113,6 @@ class ServerProcess:
         self.wait_exit()
         assert self._process.stdout is not None
         self._process.stdout.close()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.append(line)
 
     def _wait_for(self, look: Callable[[], Any]) -> Any:
         end = time.monotonic() + PATIENCE_SECONDS
