@@ -1,13 +1,16 @@
 """Why the server or a fetch could not start or go on: one record for people, for the log and for the operator.
 
 Written to the container's termination log as JSON {reason, message, remedy}, from where Kubernetes copies it into
-the pod's status. Raised by `settings`, `modes`, `serve`, engines and `fetch`; reported once, by `serve` or `fetch`.
+the pod's status; a fetch that succeeded leaves there what it brought. Raised by `settings`, `modes`, `serve`, engines
+and `fetch`; reported once, by `serve` or `fetch`.
 """
 
 import json
 import logging
 import os
+from collections.abc import Mapping
 from enum import IntEnum
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +47,12 @@ def report(error: StartupError, *, termination_log_path: str) -> None:
 
 def write_termination_log(error: StartupError, path: str) -> None:
     """Leave the failure where Kubernetes looks for it. Never raises."""
-    body = json.dumps({**_record(error), "message": error.message[:1500], "remedy": error.remedy[:1000]})
+    leave_last_words({**_record(error), "message": error.message[:1500], "remedy": error.remedy[:1000]}, path)
+
+
+def leave_last_words(record: Mapping[str, Any], path: str) -> None:
+    """Write the termination log, if there is one. Never raises."""
+    body = json.dumps(record)
     try:
         # No O_CREAT: outside a container there is no such file, and making one would litter the machine.
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)

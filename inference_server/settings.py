@@ -4,12 +4,14 @@ The names avoid `<service>_PORT` and `<service>_HOST` of likely service names: K
 for every Service in the namespace, so a setting SERVER_PORT would break as soon as someone names a Service "server".
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from inference_server.failure import DEFAULT_TERMINATION_LOG_PATH, ExitCode, StartupError
+from inference_server.fetch.layout import READY_FILE
 from inference_server.modes import canonical_mode, require_supported
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
@@ -33,6 +35,11 @@ class Settings(TerminationLogSettings):
 
     llm_mode: Literal["mock", "qwen", "Qwen3-4B-Thinking-2507"] = Field(
         default="mock", description="What answers. This version can run `mock` only."
+    )
+    model_path: str = Field(
+        default="",
+        description="Folder of the model, with its READY.json, for `qwen`; unset means what `fetch` brought into "
+        "MODEL_CACHE_DIR.",
     )
     listen_host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container is reached from outside
@@ -77,8 +84,22 @@ class Settings(TerminationLogSettings):
 def load_settings() -> Settings:
     """Read and check all settings. Raises StartupError that names every wrong one and what is allowed."""
     settings = read_settings(Settings, "docs/inference-server.md")
-    require_supported(canonical_mode(settings.llm_mode))
+    mode = canonical_mode(settings.llm_mode)
+    if mode == "qwen" and settings.model_path:
+        require_model(Path(settings.model_path))
+    require_supported(mode)
     return settings
+
+
+def require_model(folder: Path) -> None:
+    """Raise StartupError for a folder that is not a whole model."""
+    if not (folder / READY_FILE).is_file():
+        raise StartupError(
+            "ModelMissing",
+            f"MODEL_PATH={folder} holds no {READY_FILE}, so it is not a model that was fetched to its end.",
+            "Fetch it (python -m inference_server fetch), mount the volume that has it, or correct MODEL_PATH.",
+            ExitCode.CONFIG,
+        )
 
 
 def read_settings(kind: type[SettingsT], manual: str) -> SettingsT:

@@ -5,10 +5,11 @@ import signal
 import sys
 import time
 
-from inference_server.failure import ExitCode, StartupError, write_termination_log
+from inference_server.failure import ExitCode, StartupError, leave_last_words, write_termination_log
 from inference_server.fetch.display import Display, choose_display
 from inference_server.fetch.failures import FetchError, FetchReason, interrupted
 from inference_server.fetch.fetcher import fetch
+from inference_server.fetch.ready import ready_record
 from inference_server.fetch.settings import load_fetch_settings
 from inference_server.logs import configure_logging
 from inference_server.memory_note import MemoryNote
@@ -36,7 +37,9 @@ def run(note: MemoryNote) -> int:
     except Exception as error:
         logger.exception("fetch_crashed")
         return _fail(_unforeseen(error), display, note)
+    note.stop()
     display.ready(fetched.ready, str(fetched.path), seconds=time.monotonic() - began)
+    leave_last_words(ready_record(fetched.ready, str(fetched.path)), termination_log_path())
     return ExitCode.OK
 
 

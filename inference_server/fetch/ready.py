@@ -39,6 +39,17 @@ def dump_ready(ready: Ready) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
+def ready_record(ready: Ready, path: str) -> dict[str, Any]:
+    """What a fetch that succeeded leaves in the termination log: all that a decision needs, and short enough."""
+    return {
+        "repository": ready.repository,
+        "commit": ready.commit,
+        "path": path,
+        "weightsBytes": ready.weights_bytes,
+        "model": dict(ready.model),
+    }
+
+
 def parse_ready(text: str) -> Ready:
     """Raises ValueError when the text is not a READY.json; unknown fields are left alone."""
     document = json.loads(text)

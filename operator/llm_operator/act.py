@@ -13,7 +13,7 @@ from llm_operator.api.conditions import Finding, Reason
 from llm_operator.core import names
 from llm_operator.core.events import events_of
 from llm_operator.core.foreign import claim, drift, in_the_way, left_over, replace_template
-from llm_operator.core.model import Action, Apply, Forget, Judge, Observation, Plan, Record
+from llm_operator.core.model import Action, Amend, Apply, Discard, Forget, Judge, Make, Observation, Plan, Record
 from llm_operator.core.names import Manifest
 from llm_operator.core.ownership import name_taken
 from llm_operator.core.words import detail
@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 # The request itself is not acceptable: repeating it unchanged helps only after somebody changes something.
 REFUSED = (400, 403, 422)
-VERDICT_PATH = "/metadata/annotations/" + names.VERDICT.replace("~", "~0").replace("/", "~1")
+VERDICT_PATH, MODEL_PATH = (
+    "/metadata/annotations/" + name.replace("~", "~0").replace("/", "~1") for name in (names.VERDICT, names.MODEL)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class Actor:
                 return await self._forget(observation, action), None
             case Apply():
                 return await self._apply(observation, action)
+            case Make() | Amend() | Discard():
+                return await self._see_to_the_model(observation, action), None
 
     async def _record(self, observation: Observation, action: Record) -> tuple[Observation, Finding | None]:
         try:
@@ -121,8 +125,10 @@ class Actor:
         raise error
 
     async def _judge(self, observation: Observation, action: Judge) -> Observation:
-        operation = {"op": "add", "path": VERDICT_PATH, "value": action.annotation}
-        stored = await self._kube.patch(action.live, [operation])
+        operations = [{"op": "add", "path": VERDICT_PATH, "value": action.annotation}]
+        if action.model is not None:
+            operations.append({"op": "add", "path": MODEL_PATH, "value": action.model})
+        stored = await self._kube.patch(action.live, operations)
         self._store.put(BY_KIND["ControllerRevision"], stored)
         log.info("verdict on %s: %s", _path(stored), action.annotation)
         return _with_revision(observation, stored)
@@ -132,6 +138,23 @@ class Actor:
         self._store.remove(BY_KIND["ControllerRevision"], action.live)
         log.info("forgot revision %s", _path(action.live))
         return _without_revision(observation, action.live)
+
+    async def _see_to_the_model(self, observation: Observation, action: Make | Amend | Discard) -> Observation:
+        """Claims and fetches. One that somebody else made meanwhile is a conflict: look again."""
+        if isinstance(action, Discard):
+            await self._kube.delete(action.live)
+            self._store.remove(BY_KIND["Job"], action.live)
+            log.info("discarded Job %s", _path(action.live))
+            return dataclasses.replace(observation, fetch=None, fetch_pods=())
+        if isinstance(action, Make):
+            stored = await self._kube.create(action.manifest)
+        else:
+            stored = await self._kube.patch(action.live, list(action.operations))
+        self._store.put(BY_KIND[stored["kind"]], stored)
+        log.info("%s %s %s", "made" if isinstance(action, Make) else "amended", stored["kind"], _path(stored))
+        if stored["kind"] == "Job":
+            return dataclasses.replace(observation, fetch=stored)
+        return dataclasses.replace(observation, claim=stored)
 
     async def _apply(self, observation: Observation, action: Apply) -> tuple[Observation, Finding | None]:
         stored = await self._put(action)
@@ -173,7 +196,7 @@ class Actor:
 
 
 def _refused(action: Action, error: ApiError) -> Finding:
-    live = action.live if isinstance(action, (Judge, Forget)) else action.manifest
+    live = action.live if isinstance(action, (Judge, Forget, Amend, Discard)) else action.manifest
     remedy = "correct the spec" if error.status == 422 else "see to quota, policy and the operator's permissions"
     return Finding(
         Reason.APPLY_REFUSED,

@@ -13,7 +13,7 @@ from typing import Any
 from llm_operator.api.types import KIND
 from llm_operator.core import names
 from llm_operator.core.names import Manifest
-from llm_operator.kube import LLMDEPLOYMENTS, ApiError, Kube, Resource
+from llm_operator.kube import CLAIMS, JOBS, LLMDEPLOYMENTS, ApiError, Kube, Resource
 from llm_operator.store import Place, Store
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,27 @@ class Follower:
             self._store.remove(resource, live, watched=True)
         elif not self._store.put(resource, live, watched=True):
             return
-        for parent in _parents(resource, live["metadata"]):
+        for parent in self._parents(resource, live["metadata"]):
             self._enqueue((live["metadata"]["namespace"], parent))
+
+    def _parents(self, resource: Resource, metadata: Mapping[str, Any]) -> set[str]:
+        """Names of LLMDeployments an object belongs to.
+
+        By its owner, by its label (pods have another owner), by the Job of a fetch, or because they name the claim.
+        """
+        namespace, name = metadata["namespace"], metadata["name"]
+        if resource is LLMDEPLOYMENTS:
+            return {name}
+        if resource is CLAIMS:
+            everybody = self._store.every(LLMDEPLOYMENTS)
+            here = (one for one in everybody if one["metadata"]["namespace"] == namespace)
+            return {one["metadata"]["name"] for one in here if _claim_of(one) == name}
+        labels = metadata.get("labels", {})
+        if names.FETCH in labels:
+            job = self._store.get(JOBS, namespace, labels[names.FETCH])
+            return _owners(metadata) | (set() if job is None else _owners(job["metadata"]))
+        label = labels.get(names.INSTANCE)
+        return _owners(metadata) | ({label} if label else set())
 
     def enqueue_all(self, namespace: str | None) -> None:
         """Have every LLMDeployment of a namespace looked at."""
@@ -95,13 +114,14 @@ def _selector(resource: Resource) -> str:
     return "" if resource is LLMDEPLOYMENTS else names.MANAGED_SELECTOR
 
 
-def _parents(resource: Resource, metadata: Mapping[str, Any]) -> set[str]:
-    """Names of LLMDeployments an object belongs to: by its owner, and by its label (pods have another owner)."""
-    if resource is LLMDEPLOYMENTS:
-        return {metadata["name"]}
-    owners = {one["name"] for one in metadata.get("ownerReferences", []) if one["kind"] == KIND}
-    label = metadata.get("labels", {}).get(names.INSTANCE)
-    return owners | ({label} if label else set())
+def _owners(metadata: Mapping[str, Any]) -> set[str]:
+    return {one["name"] for one in metadata.get("ownerReferences", []) if one["kind"] == KIND}
+
+
+def _claim_of(live: Manifest) -> str | None:
+    """The claim that an LLMDeployment names, whether it uses it or not."""
+    cache = live.get("spec", {}).get("cache")
+    return None if cache is None else cache.get("claimName")
 
 
 class EndlessBackoff:

@@ -26,6 +26,9 @@ RENEW_SECONDS = 10.0
 NAMESPACE_TERMINATING = "NamespaceTerminating"
 # A list comes in pages, so that no answer fills the memory or holds up the loop.
 PAGE = 500
+# What is read of a log: a line in it is far shorter.
+LOG_LINES = 20
+LOG_BYTES = 65_536
 # Seconds between attempts to read.
 READ_PAUSES = (0.1, 0.4)
 # The server ends a watch after some of the first, and sends a bookmark every minute: silence means a dead connection.
@@ -48,6 +51,8 @@ DEPLOYMENTS = Resource("/apis/apps/v1", "deployments")
 SERVICES = Resource("/api/v1", "services")
 PODS = Resource("/api/v1", "pods")
 CONTROLLER_REVISIONS = Resource("/apis/apps/v1", "controllerrevisions")
+JOBS = Resource("/apis/batch/v1", "jobs")
+CLAIMS = Resource("/api/v1", "persistentvolumeclaims")
 REPLICA_SETS = Resource("/apis/apps/v1", "replicasets")
 EVENTS = Resource("/apis/events.k8s.io/v1", "events")
 LEASES = Resource("/apis/coordination.k8s.io/v1", "leases")
@@ -56,7 +61,9 @@ BY_KIND = {
     "ControllerRevision": CONTROLLER_REVISIONS,
     "Deployment": DEPLOYMENTS,
     "Event": EVENTS,
+    "Job": JOBS,
     "Lease": LEASES,
+    "PersistentVolumeClaim": CLAIMS,
     "Service": SERVICES,
 }
 # Told of every request: verb, resource, status (0: no answer), seconds.
@@ -207,14 +214,22 @@ class Kube:
         return await self._request("PUT", _path_of(manifest), {"fieldManager": FIELD_MANAGER}, manifest)
 
     async def delete(self, live: Manifest) -> None:
-        """Delete an object as it was read; 409 if it has changed since, and nothing if it is gone."""
+        """Delete an object as it was read, and what it owns; 409 if it has changed since, nothing if it is gone."""
         metadata = live["metadata"]
         conditions = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
         try:
-            await self._request("DELETE", _path_of(live), body={"preconditions": conditions})
+            await self._request(
+                "DELETE", _path_of(live), body={"preconditions": conditions, "propagationPolicy": "Background"}
+            )
         except ApiError as error:
             if error.status != 404:
                 raise
+
+    async def last_lines(self, namespace: str, pod: str, *, container: str) -> str:
+        """The end of a container's log."""
+        query = {"container": container, "tailLines": str(LOG_LINES), "limitBytes": str(LOG_BYTES)}
+        data = await self._request_bytes("GET", f"{_path(PODS, namespace, pod)}/log", query)
+        return data.decode(errors="replace")
 
     async def _json_patch(self, path: str, operations: Operations, resource_version: str) -> Manifest:
         version = {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version}
@@ -240,6 +255,21 @@ class Kube:
         body: Manifest | Operations | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
+        data = await self._request_bytes(method, path, query, body, content_type)
+        try:
+            answer: Manifest = json.loads(data)
+        except ValueError as error:
+            raise ApiError(0, "Unreachable", "the answer is not JSON: something between answered instead") from error
+        return answer
+
+    async def _request_bytes(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: Manifest | Operations | None = None,
+        content_type: str = "application/json",
+    ) -> bytes:
         started, status = time.monotonic(), 0
         try:
             status, date, retry_after, data = await self._send(method, path, query, body, content_type)
@@ -250,11 +280,7 @@ class Kube:
         await self._heard(status, date)
         if status >= 400:
             raise _error(status, retry_after, data)
-        try:
-            answer: Manifest = json.loads(data)
-        except ValueError as error:
-            raise ApiError(0, "Unreachable", "the answer is not JSON: something between answered instead") from error
-        return answer
+        return data
 
     async def _send(
         self,
@@ -272,7 +298,7 @@ class Kube:
                 method,
                 f"{url}?{urlencode(query)}" if query else url,
                 data=None if body is None else _encode(body),
-                headers={"Accept": "application/json", "Content-Type": content_type},
+                headers={"Accept": "application/json, */*", "Content-Type": content_type},
                 timeout=REQUEST_TIMEOUT,
                 server_hostname=self._configuration.tls_server_name,
             ) as response:

@@ -5,16 +5,20 @@ revision is condemned or an edit undone, and after a conflict has shown that the
 """
 
 import asyncio
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
+from llm_operator.core.fetch import fetch_name
 from llm_operator.core.model import InvalidSpec, Observation, Parent, Suspicion
 from llm_operator.core.names import Manifest
 from llm_operator.kube import (
+    CLAIMS,
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
+    JOBS,
     LLMDEPLOYMENTS,
     PODS,
     REPLICA_SETS,
@@ -27,7 +31,14 @@ from llm_operator.store import Store
 
 
 async def observe(
-    kube: Kube, store: Store, namespace: str, name: str, *, live: bool, suspicion: Suspicion | None = None
+    kube: Kube,
+    store: Store,
+    namespace: str,
+    name: str,
+    *,
+    server_image: str,
+    live: bool,
+    suspicion: Suspicion | None = None,
 ) -> Observation | None:
     """The world around one LLMDeployment; None when it does not exist. Raises ApiError."""
     if live:
@@ -42,8 +53,10 @@ async def observe(
         pods, revisions = (store.children(resource, namespace, name) for resource in (PODS, CONTROLLER_REVISIONS))
     if parent is None:
         return None
+    read = parse_parent(parent)
+    model = await _model(kube, store, read, server_image, live=live)
     return Observation(
-        parent=parse_parent(parent),
+        parent=read,
         deployment=deployment,
         service=service,
         pods=tuple(pods),
@@ -52,7 +65,53 @@ async def observe(
         now=kube.contact.now(),
         contact_since=kube.contact.since,
         suspicion=suspicion,
+        claim=model.claim,
+        others_keep_claim=model.others_keep_claim,
+        fetch=model.fetch,
+        fetch_pods=model.pods,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    claim: Manifest | None = None
+    others_keep_claim: bool = False
+    fetch: Manifest | None = None
+    pods: tuple[Manifest, ...] = ()
+
+
+async def _model(kube: Kube, store: Store, parent: Parent, server_image: str, *, live: bool) -> _Model:
+    """The claim of the declared cache, and the fetch into it."""
+    spec, namespace = parent.spec, parent.namespace
+    cache = None if isinstance(spec, InvalidSpec) else spec.used_cache
+    if isinstance(spec, InvalidSpec) or cache is None or parent.deleting:
+        return _Model()
+    read = _get if live else _known
+    claim = await read(kube, store, CLAIMS, namespace, cache.claim_name)
+    kept = cache.deletion_policy == "Delete" and _others_keep(store, parent, cache.claim_name)
+    if claim is None:
+        return _Model(others_keep_claim=kept)
+    name = fetch_name(spec, claim, server_image)
+    group, selector = names.group_of_fetch(name), f"{names.FETCH}={name}"
+    if not live:
+        found = store.get(JOBS, namespace, name), store.children(PODS, namespace, group)
+    else:
+        job, pods = await asyncio.gather(
+            _get(kube, store, JOBS, namespace, name), _find(kube, store, PODS, namespace, group, selector)
+        )
+        found = job, pods
+    return _Model(claim, kept, found[0], tuple(found[1]))
+
+
+def _others_keep(store: Store, parent: Parent, claim: str) -> bool:
+    """Whether another LLMDeployment names the claim and wants it kept."""
+    for other in store.every(LLMDEPLOYMENTS):
+        metadata, cache = other["metadata"], other.get("spec", {}).get("cache")
+        if metadata["namespace"] != parent.namespace or metadata["uid"] == parent.uid or cache is None:
+            continue
+        if cache.get("claimName") == claim and cache.get("deletionPolicy") == "Retain":
+            return True
+    return False
 
 
 async def _read_live(

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 from llm_operator.act import Actor, Outcome
 from llm_operator.api.conditions import Finding, Reason
-from llm_operator.core.model import Action, Apply, Judge, Observation, Plan, Settings, Suspicion
+from llm_operator.core.fetch import parse_progress
+from llm_operator.core.gate import PROGRESS_SECONDS, current_fetch
+from llm_operator.core.model import Action, Apply, Judge, Observation, Plan, Progress, Settings, Suspicion
+from llm_operator.core.names import FETCH_CONTAINER
 from llm_operator.core.plan import plan
 from llm_operator.core.status import build_status, is_news
 from llm_operator.kube import ApiError, Kube
@@ -16,6 +19,7 @@ from llm_operator.store import Store
 
 Key = tuple[str, str]  # namespace, name
 COUNTS_SECONDS = 2.0
+FORGET_FETCH_SECONDS = 600.0
 # Done again at once it would end in the same way.
 FUTILE = frozenset({Reason.APPLY_REFUSED, Reason.DRIFT_NOT_REPAIRED})
 
@@ -82,6 +86,9 @@ class Reconciler:
         self._suspicions: dict[Key, Suspicion] = {}
         self._behind: set[Key] = set()
         self._told: dict[Key, float] = {}  # When a status was written last.
+        self._fetches: dict[
+            str, tuple[float, Progress | None]
+        ] = {}  # uid of the Job: when its log was read, what it said
 
     async def reconcile(self, key: Key) -> Result:
         """Bring one LLMDeployment a step closer to its spec and say how far it is.
@@ -130,7 +137,36 @@ class Reconciler:
         return 0.0
 
     async def _observe(self, key: Key, *, live: bool) -> Observation | None:
-        return await observe(self._kube, self._store, *key, live=live, suspicion=self._suspicions.get(key))
+        observation = await observe(
+            self._kube,
+            self._store,
+            *key,
+            server_image=self._settings.server_image,
+            live=live,
+            suspicion=self._suspicions.get(key),
+        )
+        return observation and dataclasses.replace(observation, fetch_progress=await self._progress(observation))
+
+    async def _progress(self, observation: Observation) -> Progress | None:
+        """How far the fetch is, from its log, which is read once in a while for all that wait for the same fetch."""
+        fetch = current_fetch(observation)
+        if fetch is None or fetch.pod is None or observation.fetch is None:
+            return None
+        uid, now = observation.fetch["metadata"]["uid"], time.monotonic()
+        read_at, known = self._fetches.get(uid, (float("-inf"), None))
+        if now - read_at < PROGRESS_SECONDS * 0.9:
+            return known
+        # Set before the answer comes: workers that wait for the same fetch need not all ask.
+        self._fetches[uid] = (now, known)
+        try:
+            log = await self._kube.last_lines(observation.parent.namespace, fetch.pod, container=FETCH_CONTAINER)
+        except ApiError:
+            # The container starts, or its node does not answer. It is for show.
+            return known
+        found = parse_progress(log) or known
+        recent = {one: told for one, told in self._fetches.items() if now - told[0] < FORGET_FETCH_SECONDS}
+        self._fetches = {**recent, uid: (now, found)}
+        return found
 
     def _remember(self, key: Key, suspicion: Suspicion | None) -> None:
         if suspicion is None:

@@ -13,9 +13,19 @@ from typing import Any
 
 from llm_operator.core import names
 from llm_operator.core.names import Manifest
-from llm_operator.kube import CONTROLLER_REVISIONS, DEPLOYMENTS, LLMDEPLOYMENTS, PODS, SERVICES, Resource
+from llm_operator.kube import (
+    CLAIMS,
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    JOBS,
+    LLMDEPLOYMENTS,
+    PODS,
+    SERVICES,
+    Resource,
+)
 
-KINDS = (LLMDEPLOYMENTS, DEPLOYMENTS, SERVICES, CONTROLLER_REVISIONS, PODS)
+# Jobs before pods: which LLMDeployments the pod of a fetch belongs to says its Job.
+KINDS = (LLMDEPLOYMENTS, DEPLOYMENTS, SERVICES, CONTROLLER_REVISIONS, CLAIMS, JOBS, PODS)
 # Long enough for a list that was asked for before the deletion to arrive.
 REMEMBER_DELETED_SECONDS = 600.0
 
@@ -24,7 +34,7 @@ _Kind = dict[Place, Manifest]
 
 
 class Store:
-    """Objects by kind and name, and children by the LLMDeployment whose label they carry."""
+    """Objects by kind and name, and children by the LLMDeployment, or the fetch, whose label they carry."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -123,7 +133,7 @@ class Store:
             return
         index = self._children[resource]
         for live, change in ((old, set.discard), (new, set.add)):
-            parent = None if live is None else live["metadata"].get("labels", {}).get(names.INSTANCE)
+            parent = None if live is None else names.group_of(live["metadata"].get("labels", {}))
             if parent is not None:
                 change(index[place[0], parent], place)
                 if not index[place[0], parent]:
@@ -173,6 +183,12 @@ def _slim_deployment(live: Manifest) -> Manifest:
     return _slim({**live, "status": {**status, "conditions": conditions}})
 
 
+def _slim_job(live: Manifest) -> Manifest:
+    """Without the counts, which change with every pod."""
+    conditions = live.get("status", {}).get("conditions", [])
+    return _slim({**live, "spec": {}, "status": {"conditions": conditions}})
+
+
 def _slim_pod(live: Manifest) -> Manifest:
     metadata, spec, status = live["metadata"], live.get("spec", {}), live.get("status", {})
     revision = names.revision_of(live)
@@ -206,6 +222,8 @@ COMPACT: dict[Resource, Callable[[Manifest], Manifest]] = {
     LLMDEPLOYMENTS: _slim,
     DEPLOYMENTS: _slim_deployment,
     SERVICES: _slim,
+    CLAIMS: _slim,
+    JOBS: _slim_job,
     CONTROLLER_REVISIONS: _slim,
     PODS: _slim_pod,
 }

@@ -9,12 +9,15 @@ from enum import StrEnum
 
 
 class ConditionType(StrEnum):
-    """Condition types; each tells one fact. All but Ready and Available are present only while true (kstatus)."""
+    """Condition types; each tells one fact. Ready and Available are always present, ModelCached where there
+    is a cache, the others only while true (kstatus).
+    """
 
     READY = "Ready"
     AVAILABLE = "Available"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+    MODEL_CACHED = "ModelCached"
     ROLLED_BACK = "RolledBack"
     DEGRADED = "Degraded"
 
@@ -61,6 +64,37 @@ class Reason(StrEnum):
     POD_CREATION_REFUSED = "PodCreationRefused"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
 
+    MODEL_READY = "ModelReady"
+    MODEL_FETCHING = "ModelFetching"
+    CLAIM_PENDING = "ClaimPending"
+    CLAIM_LOST = "ClaimLost"
+    MEMORY_LIMIT_TOO_SMALL = "MemoryLimitTooSmall"
+    # The server's own words for why a fetch failed: docs/model-cache.md.
+    TOKEN_MISSING = "TokenMissing"  # noqa: S105 - a reason, not a secret
+    TOKEN_INVALID = "TokenInvalid"  # noqa: S105
+    REPOSITORY_GATED = "RepositoryGated"
+    ACCESS_DENIED = "AccessDenied"
+    REPOSITORY_NOT_FOUND = "RepositoryNotFound"
+    REVISION_NOT_FOUND = "RevisionNotFound"
+    MODEL_NOT_SUPPORTED = "ModelNotSupported"
+    CHECKSUM_MISMATCH = "ChecksumMismatch"
+    TLS_FAILED = "TlsFailed"
+    ENDPOINT_INVALID = "EndpointInvalid"
+    CACHE_NOT_WRITABLE = "CacheNotWritable"
+    NO_SPACE = "NoSpace"
+    OUT_OF_MEMORY = "OutOfMemory"
+    OFFLINE_MODE = "OfflineMode"
+    HUB_CLIENT_MISSING = "HubClientMissing"
+    RATE_LIMITED = "RateLimited"
+    NETWORK_UNREACHABLE = "NetworkUnreachable"
+    HOST_NOT_FOUND = "HostNotFound"
+    ENDPOINT_UNAVAILABLE = "EndpointUnavailable"
+    DOWNLOAD_STALLED = "DownloadStalled"
+    STORAGE_FAILED = "StorageFailed"
+    FETCH_INTERRUPTED = "FetchInterrupted"
+    FETCH_FAILED = "FetchFailed"
+    INVALID_SETTINGS = "InvalidSettings"
+
 
 MEANINGS: dict[Reason, str] = {
     Reason.ALL_REPLICAS_READY: "Every replica runs the declared revision, and it has been proved good.",
@@ -98,6 +132,35 @@ MEANINGS: dict[Reason, str] = {
     Reason.POD_SECURITY_VIOLATION: "Pod Security admission of the namespace refuses the pod.",
     Reason.POD_CREATION_REFUSED: "Admission refuses the pods: a limit range, a missing priority class, a policy.",
     Reason.PROGRESS_DEADLINE_EXCEEDED: "The replicas did not become available in time, and no fault is known.",
+    Reason.MODEL_READY: "The model is in the cache, whole and checked.",
+    Reason.MODEL_FETCHING: "The model is being fetched into the cache; servers of the new revision start after that.",
+    Reason.CLAIM_PENDING: "The claim of the cache has no volume yet.",
+    Reason.CLAIM_LOST: "The claim of the cache lost its volume, is being deleted, or is not the one of before.",
+    Reason.MEMORY_LIMIT_TOO_SMALL: "`resources.limits.memory` cannot hold the model; the message says what would.",
+    Reason.TOKEN_MISSING: "The Hub has no such repository, or it is not public and there is no token.",
+    Reason.TOKEN_INVALID: "The Hub does not accept the token.",
+    Reason.REPOSITORY_GATED: "The account of the token has not been granted access to a gated repository.",
+    Reason.ACCESS_DENIED: "The Hub denies access to the repository.",
+    Reason.REPOSITORY_NOT_FOUND: "The Hub has no such repository that the token may see.",
+    Reason.REVISION_NOT_FOUND: "The repository has no such branch, tag or commit.",
+    Reason.MODEL_NOT_SUPPORTED: "It is not a causal language model in safetensors files, or files are missing.",
+    Reason.CHECKSUM_MISMATCH: "A file of the model arrived damaged again and again.",
+    Reason.TLS_FAILED: "The certificate of the Hub's address is not trusted, or it does not speak TLS.",
+    Reason.ENDPOINT_INVALID: "What answers at `model.endpoint` is no Hub.",
+    Reason.CACHE_NOT_WRITABLE: "The fetch cannot write to the volume of the cache.",
+    Reason.NO_SPACE: "The volume of the cache has too little room for the model.",
+    Reason.OUT_OF_MEMORY: "The transfer of the model was killed, most likely for its memory.",
+    Reason.OFFLINE_MODE: "`HF_HUB_OFFLINE` is set for the fetch, and the model is not in the cache.",
+    Reason.HUB_CLIENT_MISSING: "The image cannot fetch: it lacks the package huggingface_hub.",
+    Reason.RATE_LIMITED: "The Hub asks to come later, for longer or more often than the fetch waits.",
+    Reason.NETWORK_UNREACHABLE: "There is no connection to the Hub, or it breaks.",
+    Reason.HOST_NOT_FOUND: "The name of the Hub's address cannot be resolved.",
+    Reason.ENDPOINT_UNAVAILABLE: "The Hub fails (5xx).",
+    Reason.DOWNLOAD_STALLED: "The transfer of the model stood still, several times.",
+    Reason.STORAGE_FAILED: "The volume of the cache failed, or was too slow for too long.",
+    Reason.FETCH_INTERRUPTED: "A signal ended the fetch; it begins again.",
+    Reason.FETCH_FAILED: "The fetch ended in an unforeseen way; its log says where.",
+    Reason.INVALID_SETTINGS: "The fetch does not take a setting; the message names it.",
 }
 
 # Nothing is wrong and nobody needs to do anything. Every other reason has an entry in docs/troubleshooting.md.
@@ -108,7 +171,14 @@ FINE = frozenset(
         Reason.SCALED_TO_ZERO,
         Reason.ROLLING_OUT,
         Reason.SOAKING,
+        Reason.MODEL_READY,
+        Reason.MODEL_FETCHING,
     }
+)
+
+# What a fetch may give as its reason; anything else that stands in its last words is not believed.
+FETCH_REASONS = frozenset(
+    list(Reason)[list(Reason).index(Reason.TOKEN_MISSING) : list(Reason).index(Reason.INVALID_SETTINGS) + 1]
 )
 
 

@@ -29,6 +29,8 @@ object before the edit.
 | `Available` | At least one replica answers requests, whichever spec it runs. Always present. |
 | `Reconciling` | The operator is bringing the declared spec up. Present only while true. |
 | `Stalled` | Nothing but a change by somebody helps; the message says which. Present only while true. |
+| `ModelCached` | Whether the model of the declared revision is in the cache, whole and checked. Present where \
+`spec.cache` is used. |
 | `RolledBack` | Another revision runs in place of the declared one, which was rejected for this reason. Present only \
 while true. |
 | `Degraded` | What runs is not as it should be: a good revision fails, a rollback failed, the mock stands in, or the \

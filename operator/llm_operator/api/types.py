@@ -18,6 +18,12 @@ PLURAL = "llmdeployments"
 API_VERSION = f"{GROUP}/{VERSION}"
 
 Mode = Literal["mock", "qwen", "Qwen3-4B-Thinking-2507"]
+CLAIM_NAME = "model-cache"
+# As the server's fetch takes them.
+_HUB_NAME = "[A-Za-z0-9]+(([.]|_+|-)[A-Za-z0-9]+)*"
+REPOSITORY_PATTERN = f"^{_HUB_NAME}/{_HUB_NAME}$"
+MODEL_REVISION_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._/-]*$"
+ENDPOINT_PATTERN = r"^https?://[^\s/?#]+(/[^\s?#]*)?$"
 
 # The children are named after the object and get suffixes, and a Service name is a DNS label.
 NAME_RULE = rule(
@@ -111,6 +117,116 @@ class ResourceRequirements(ApiModel, json_schema_extra=rules(
     )
 
 
+class SecretKeyReference(ApiModel):
+    """Names a key of a Secret in the same namespace."""
+
+    name: str = Field(
+        "huggingface-token",
+        min_length=1,
+        max_length=253,
+        pattern=f"^{DNS_SUBDOMAIN}$",
+        description="Name of the Secret, in the namespace of the LLMDeployment. One that does not exist is no token.",
+    )
+    key: str = Field(
+        "token",
+        min_length=1,
+        max_length=253,
+        pattern="^[-._a-zA-Z0-9]+$",
+        description="Key of the Secret whose value is the token.",
+    )
+
+
+class Model(ApiModel):
+    """Which model answers, and where it comes from."""
+
+    repository: str = Field(
+        "Qwen/Qwen3-4B-Thinking-2507",
+        max_length=96,
+        pattern=REPOSITORY_PATTERN,
+        description="Repository on the Hugging Face Hub, as owner/name.",
+    )
+    revision: str = Field(
+        "main",
+        max_length=200,
+        pattern=MODEL_REVISION_PATTERN,
+        description="Branch, tag or commit. What a branch means is asked once for a revision of this object, and "
+        "stays: name a tag or a commit to say which files are meant.",
+    )
+    source: Literal["hub", "image"] = Field(
+        "hub",
+        description="`hub` fetches the model before servers start: into the claim of `spec.cache`, or without one into "
+        "each pod by itself. `image` expects it in the server image, and fetches nothing.",
+    )
+    token_secret_ref: SecretKeyReference = Field(
+        SecretKeyReference(),
+        description="Secret with the token for private and gated repositories. Only the fetch is given it.",
+        json_schema_extra={"default": SecretKeyReference().model_dump(by_alias=True)},
+    )
+    endpoint: Annotated[str, Field(min_length=8, max_length=512, pattern=ENDPOINT_PATTERN)] | None = Field(
+        None, description="Address of a mirror of the Hub, such as https://hub.example.com; unset means the Hub itself."
+    )
+    memory_check: Literal["Enforce", "Skip"] = Field(
+        "Enforce",
+        description="Whether a memory limit that cannot hold the model is refused before any pod starts. `Skip` lets "
+        "it be tried, for servers that need less than the operator reckons with.",
+    )
+
+
+class Cache(ApiModel, json_schema_extra=rules(
+    rule(
+        "self.claimName != oldSelf.claimName || "
+        "quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) >= 0",
+        "`size` may only grow: a volume cannot be made smaller. For a smaller one set another `claimName`",
+        field_path=".size",
+    ),
+    rule(
+        "self.claimName != oldSelf.claimName || (has(self.storageClassName) == has(oldSelf.storageClassName) && "
+        "(!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName))",
+        "`storageClassName` of a claim cannot change. For another class set another `claimName`",
+    ),
+    rule(
+        "self.claimName != oldSelf.claimName || self.accessModes == oldSelf.accessModes",
+        "`accessModes` of a claim cannot change. For others set another `claimName`",
+        field_path=".accessModes",
+    ),
+    rule(
+        "quantity(string(self.size)).compareTo(quantity('1Mi')) >= 0 && "
+        "quantity(string(self.size)).compareTo(quantity('1Pi')) <= 0",
+        "`size` must be 1Mi to 1Pi",
+        field_path=".size",
+    ),
+)):  # fmt: skip
+    """The volume that keeps models, shared by all pods, and by every LLMDeployment that names the same claim."""
+
+    claim_name: str = Field(
+        CLAIM_NAME,
+        min_length=1,
+        max_length=253,
+        pattern=f"^{DNS_SUBDOMAIN}$",
+        description="PersistentVolumeClaim of the namespace. One that exists is used as it is; else it is created.",
+    )
+    size: Quantity = Field(
+        "20Gi",
+        description="Size of a claim that the operator creates, 1Mi to 1Pi. May grow later if the storage class allows "
+        "expansion. The files of Qwen3-4B are 8 GB.",
+    )
+    storage_class_name: Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{DNS_SUBDOMAIN}$")] | None = (
+        Field(None, description="StorageClass of a claim that the operator creates; unset means the cluster's default.")
+    )
+    access_modes: list[Literal["ReadWriteMany", "ReadWriteOnce"]] = Field(
+        ["ReadWriteMany"],
+        min_length=1,
+        max_length=2,
+        description="Access modes of a claim that the operator creates. `ReadWriteOnce` binds all pods to one node.",
+        json_schema_extra=ATOMIC_LIST,
+    )
+    deletion_policy: Literal["Retain", "Delete"] = Field(
+        "Retain",
+        description="What becomes of a claim that the operator created when the LLMDeployment is deleted: `Retain` "
+        "keeps it. `Delete` deletes it, once no other LLMDeployment needs it.",
+    )
+
+
 class Rollout(ApiModel, json_schema_extra=rules(
     rule(
         "self.soakSeconds < self.progressDeadlineSeconds",
@@ -182,6 +298,13 @@ class LLMDeploymentSpec(ApiModel, json_schema_extra={
             "or registry.example.com/team/server@sha256:<64 hex digits>",
             field_path=".image",
         ),
+        rule(
+            "self.mode == 'mock' || !has(self.cache) || 'ReadWriteMany' in self.cache.accessModes || "
+            "(self.replicas <= 1 && self.rollout.strategy == 'Recreate')",
+            "`cache.accessModes` [ReadWriteOnce] serves one pod at a time: set `replicas` to 1 and `rollout.strategy` "
+            "to Recreate, or use [ReadWriteMany] with a storage class that supports it, such as EFS or NFS",
+            field_path=".cache",
+        ),
     ),
 }):  # fmt: skip
     """What the user wants to run. Only `mode` is required."""
@@ -230,6 +353,14 @@ class LLMDeploymentSpec(ApiModel, json_schema_extra={
     priority_class_name: Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{DNS_SUBDOMAIN}$")] | None = (
         Field(None, description="PriorityClass of the pods; it must exist, or no pod can be created.")
     )
+    model: Model | None = Field(
+        None, description="Which model answers, and where it comes from; unset means all defaults. Unused in mode mock."
+    )
+    cache: Cache | None = Field(
+        None,
+        description="A volume that keeps the model, so that it is fetched once, before any server starts. Unset means "
+        "that each pod fetches it for itself. Unused in mode mock, and where `model.source` is image.",
+    )
     rollout: Rollout = Field(
         Rollout(),
         description="How a change is brought to the pods, and how long it has to prove itself.",
@@ -246,6 +377,21 @@ class LLMDeploymentSpec(ApiModel, json_schema_extra={
         """The mode without its other names."""
         return "mock" if self.mode == "mock" else "qwen"
 
+    @property
+    def wanted_model(self) -> Model:
+        """The model with its defaults."""
+        return self.model or Model()
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether a model has to be fetched before a server can start."""
+        return self.canonical_mode != "mock" and self.wanted_model.source == "hub"
+
+    @property
+    def used_cache(self) -> Cache | None:
+        """The cache, where one is declared and there is a model to keep in it."""
+        return self.cache if self.is_fetched else None
+
 
 class Condition(ApiModel):
     """One fact about the object, in the form of metav1.Condition."""
@@ -253,7 +399,8 @@ class Condition(ApiModel):
     type: str = Field(
         max_length=316,
         pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
-        description="Type of the condition: Ready, Available, Reconciling, Stalled, RolledBack or Degraded.",
+        description="Type of the condition: Ready, Available, Reconciling, Stalled, ModelCached, RolledBack or "
+        "Degraded.",
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
     observed_generation: int | None = Field(
@@ -287,6 +434,38 @@ class RejectedRevision(ApiModel):
     rejected_at: str = Field(description="When it was rejected last.", json_schema_extra={"format": "date-time"})
 
 
+class ModelStatus(ApiModel):
+    """The model of a revision."""
+
+    repository: str = Field(max_length=96, description="Repository on the Hub.")
+    revision: str = Field(max_length=200, description="Branch, tag or commit, as it was declared.")
+    commit: str | None = Field(
+        None, max_length=64, description="Commit that it meant when it was fetched; the servers read its files."
+    )
+
+
+class CacheStatus(ApiModel):
+    """How far the model of the declared revision is in the claim."""
+
+    phase: Literal["Pending", "Fetching", "Ready", "Failed"] = Field(
+        description="`Pending` until a fetch works, `Fetching` while it does, `Ready` once every file was checked, "
+        "`Failed` when it was given up; condition ModelCached says why."
+    )
+    bytes_done: int | None = Field(
+        None, ge=0, description="Bytes that are in the cache.", json_schema_extra={"format": "int64"}
+    )
+    bytes_total: int | None = Field(
+        None, ge=0, description="Bytes of all files.", json_schema_extra={"format": "int64"}
+    )
+    percent: int | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="The same in percent; 100 once it is ready.",
+        json_schema_extra={"format": "int32"},
+    )
+
+
 class LLMDeploymentStatus(ApiModel):
     """What the operator observed. Written by the operator only."""
 
@@ -299,6 +478,12 @@ class LLMDeploymentStatus(ApiModel):
         None,
         max_length=64,
         description="Mode of the active revision; after a rollback it is not the declared one.",
+    )
+    model: ModelStatus | None = Field(
+        None, description="Model of the active revision; until there is one, of the declared one. Absent for a mock."
+    )
+    cache: CacheStatus | None = Field(
+        None, description="How far the model of the declared revision is in the claim of `spec.cache`."
     )
     desired_revision: Revision | None = Field(
         None, description="Revision of the declared spec: a hash of all that shapes the pods."
@@ -353,6 +538,12 @@ class LLMDeployment(ApiModel, json_schema_extra=rules(NAME_RULE)):
 PRINTER_COLUMNS: list[dict[str, Any]] = [
     {"name": "Mode", "type": "string", "jsonPath": ".spec.mode", "description": "Declared mode."},
     {
+        "name": "Model",
+        "type": "string",
+        "jsonPath": ".status.model.repository",
+        "description": "Model of the active revision.",
+    },
+    {
         "name": "Ready",
         "type": "string",
         "jsonPath": '.status.conditions[?(@.type=="Ready")].status',
@@ -369,6 +560,12 @@ PRINTER_COLUMNS: list[dict[str, Any]] = [
         "type": "integer",
         "jsonPath": ".status.readyReplicas",
         "description": "Replicas that answer.",
+    },
+    {
+        "name": "Cache",
+        "type": "integer",
+        "jsonPath": ".status.cache.percent",
+        "description": "Percent of the declared model that is in the cache.",
     },
     {
         "name": "URL",

@@ -7,6 +7,7 @@ from typing import Any
 
 from llm_operator.api.types import API_VERSION, KIND, LLMDeploymentSpec, Rollout
 from llm_operator.core import names
+from llm_operator.core.cached_model import COMMIT_MARK, PATH_MARK
 from llm_operator.core.drift import with_hash
 from llm_operator.core.model import Parent, Settings
 from llm_operator.core.names import Manifest
@@ -15,6 +16,13 @@ from llm_operator.core.names import Manifest
 PRE_STOP_SECONDS = 5
 # preStop, then the server's own drain (25 s by default), then a little slack before SIGKILL.
 GRACE_SECONDS = 45
+CONFINED: Manifest = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+TMP: Manifest = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 - inside the pod
+MODELS: Manifest = {"name": "models", "mountPath": names.MODELS_FOLDER}
 STRATEGIES: dict[str, Manifest] = {
     "RollingUpdate": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
     "Recreate": {"type": "Recreate"},
@@ -31,6 +39,11 @@ def owner_reference(parent: Parent) -> Manifest:
         "controller": True,
         "blockOwnerDeletion": True,
     }
+
+
+def shared_reference(parent: Parent) -> Manifest:
+    """One owner of several: the garbage collector deletes the object when the last of them is gone."""
+    return {"apiVersion": API_VERSION, "kind": KIND, "name": parent.name, "uid": parent.uid}
 
 
 def build_service(parent: Parent) -> Manifest:
@@ -82,14 +95,25 @@ def build_deployment(parent: Parent, *, replicas: int, rollout: Rollout, revisio
 
 
 def build_pod_template(name: str, spec: LLMDeploymentSpec, settings: Settings, *, revision: str) -> Manifest:
-    """The server pod."""
+    """The server pod.
+
+    With a cache its template holds marks in the place of the model's path, which only the fetch finds out.
+    """
+    cache = spec.used_cache
+    models: list[Manifest] = []
+    if cache is not None:
+        source = {"claimName": cache.claim_name, "readOnly": True}
+        models = [{"name": "models", "persistentVolumeClaim": source}]
+    elif spec.is_fetched:
+        models = [{"name": "models", "emptyDir": {}}]
     pod: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        **({"initContainers": [fetch_container(spec, settings.server_image)]} if spec.is_fetched and not cache else {}),
         "containers": [_server_container(spec, settings)],
-        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}],
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}, *models],
     }
     wire = spec.model_dump(by_alias=True, exclude_none=True)
     for field in ("imagePullSecrets", "nodeSelector", "tolerations", "affinity", "priorityClassName"):
@@ -98,7 +122,8 @@ def build_pod_template(name: str, spec: LLMDeploymentSpec, settings: Settings, *
     if spec.tolerations:
         # The API server drops empty strings: declared, they would look like drift for ever.
         pod["tolerations"] = [{key: value for key, value in one.items() if value != ""} for one in pod["tolerations"]]
-    return {"metadata": {"labels": names.labels(name), "annotations": {names.REVISION: revision}}, "spec": pod}
+    annotations = {names.REVISION: revision, **({names.MODEL_COMMIT: COMMIT_MARK} if cache else {})}
+    return {"metadata": {"labels": names.labels(name), "annotations": annotations}, "spec": pod}
 
 
 def _server_container(spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
@@ -109,7 +134,7 @@ def _server_container(spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
         "name": names.SERVER_CONTAINER,
         "image": spec.image or settings.server_image,
         "imagePullPolicy": spec.image_pull_policy,
-        "env": [{"name": "LLM_MODE", "value": spec.canonical_mode}],
+        "env": [{"name": "LLM_MODE", "value": spec.canonical_mode}, *_where_the_model_is(spec)],
         "ports": [{"name": names.PORT_NAME, "containerPort": names.SERVER_PORT, "protocol": "TCP"}],
         **({"resources": resources} if resources else {}),
         "startupProbe": _probe("/startupz", period=2, failures=300),
@@ -120,12 +145,50 @@ def _server_container(spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
         # carry no remedy and could carry anything else.
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - inside the pod
+        "securityContext": CONFINED,
+        "volumeMounts": [TMP, *([{**MODELS, "readOnly": True}] if spec.is_fetched else [])],
+    }
+
+
+def _where_the_model_is(spec: LLMDeploymentSpec) -> list[Manifest]:
+    """The server loads from the volume, and asks nobody for more."""
+    if not spec.is_fetched:
+        return []
+    offline = {"name": "HF_HUB_OFFLINE", "value": "1"}
+    if spec.used_cache is not None:
+        return [{"name": "MODEL_PATH", "value": PATH_MARK}, offline]
+    return [*_which_model(spec), offline]
+
+
+def _which_model(spec: LLMDeploymentSpec) -> list[Manifest]:
+    model = spec.wanted_model
+    return [
+        {"name": "MODEL_CACHE_DIR", "value": names.MODELS_FOLDER},
+        {"name": "MODEL_REPOSITORY", "value": model.repository},
+        {"name": "MODEL_REVISION", "value": model.revision},
+    ]
+
+
+def fetch_container(spec: LLMDeploymentSpec, server_image: str) -> Manifest:
+    """Fetches the model onto the volume. A Secret that is missing is no token: many models need none."""
+    model = spec.wanted_model
+    secret = {"name": model.token_secret_ref.name, "key": model.token_secret_ref.key, "optional": True}
+    endpoint = [] if model.endpoint is None else [{"name": "HF_ENDPOINT", "value": model.endpoint}]
+    return {
+        "name": names.FETCH_CONTAINER,
+        "image": spec.image or server_image,
+        "imagePullPolicy": spec.image_pull_policy,
+        "command": ["python", "-m", "inference_server", "fetch"],
+        "env": [
+            *_which_model(spec),
+            *endpoint,
+            {"name": "HUGGINGFACE_TOKEN", "valueFrom": {"secretKeyRef": secret}},
+        ],
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
+        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePolicy": "File",
+        "securityContext": CONFINED,
+        "volumeMounts": [TMP, MODELS],
     }
 
 

@@ -16,7 +16,8 @@ from llm_operator.core.revision import Revision, State, hash_of, revisioned_fiel
 class Course:
     """The declared revision, the one applied, the one to run, and the one proved good last.
 
-    `held_back` says why the declared one must wait, and `held_back_for` how many seconds.
+    `held_back` says why the declared one must wait, and `held_back_for` how many seconds. `fetches` is the declared
+    one while its model has to be fetched before it can be run; `target` is then what runs meanwhile, if anything does.
     """
 
     history: History
@@ -26,6 +27,7 @@ class Course:
     last_good: Revision | None
     held_back: Finding | None = None
     held_back_for: float | None = None
+    fetches: Revision | None = None
 
 
 def course(observation: Observation, spec: LLMDeploymentSpec) -> Course:
@@ -40,7 +42,20 @@ def course(observation: Observation, spec: LLMDeploymentSpec) -> Course:
         target = last_good
     elif target is not None and target.state is State.REJECTED and spec.rollback.enabled:
         target = last_good or _fallback(history, spec) or target
-    return Course(history, desired, active, target, last_good, *(held_back or ()))
+    fetches = None
+    if target is not None and target.waits:
+        fetches = target if target.hash == desired else None
+        target = _meanwhile(history, active, last_good)
+    finding, seconds = held_back or (None, None)
+    return Course(history, desired, active, target, last_good, finding, seconds, fetches)
+
+
+def _meanwhile(history: History, active: str | None, last_good: Revision | None) -> Revision | None:
+    """What runs while a model is being fetched: what runs now, unless it is known to be bad."""
+    runs = history.get(active)
+    if runs is None or runs.state is State.REJECTED:
+        runs = last_good or runs
+    return None if runs is None or runs.waits else runs
 
 
 def own_deployment(observation: Observation) -> Manifest | None:

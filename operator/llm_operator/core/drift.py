@@ -18,6 +18,7 @@ MERGE_KEYS: dict[str, tuple[str, ...]] = {
     "containers": ("name",),
     "env": ("name",),
     "imagePullSecrets": ("name",),
+    "initContainers": ("name",),
     "ownerReferences": ("uid",),
     "ports": ("name",),
     "volumeMounts": ("mountPath",),

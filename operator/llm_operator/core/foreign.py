@@ -10,7 +10,7 @@ from llm_operator.core.drift import first_difference
 from llm_operator.core.names import FIELD_MANAGER, Manifest
 
 TEMPLATE = "/spec/template/spec"
-POD_FIELDS = ("hostIPC", "hostNetwork", "hostPID", "initContainers")
+POD_FIELDS = ("hostIPC", "hostNetwork", "hostPID")
 CONTAINER_FIELDS = ("args", "command", "envFrom", "workingDir")
 SECURITY = "securityContext"
 
@@ -36,18 +36,35 @@ def in_the_way(desired: Manifest, live: Manifest) -> list[Manifest]:
     ours, pod = _pod(desired), _pod(live)
     operations += [_remove(f"{TEMPLATE}/{field}") for field in POD_FIELDS if pod.get(field)]
     operations += _undeclared(f"{TEMPLATE}/{SECURITY}", ours[SECURITY], pod.get(SECURITY, {}))
-    wanted = {one["name"]: one for one in ours["containers"]}
-    for at, container in enumerate(pod["containers"]):
-        if container["name"] in wanted:
-            operations += _in_the_way_of_container(f"{TEMPLATE}/containers/{at}", wanted[container["name"]], container)
+    operations += _foreign_init_containers(ours, pod)
+    for group in ("containers", "initContainers"):
+        wanted = {one["name"]: one for one in ours.get(group, [])}
+        for at, container in enumerate(
+            one for one in pod.get(group, []) if group == "containers" or one["name"] in wanted
+        ):
+            if container["name"] in wanted:
+                operations += _in_the_way_of_container(f"{TEMPLATE}/{group}/{at}", wanted[container["name"]], container)
     return operations
+
+
+def _foreign_init_containers(ours: Manifest, pod: Manifest) -> list[Manifest]:
+    """They run before the server does, and may keep it from running. Removed first, the last one before the others."""
+    wanted = {one["name"] for one in ours.get("initContainers", [])}
+    found = pod.get("initContainers", [])
+    if found and not wanted:
+        return [_remove(f"{TEMPLATE}/initContainers")]
+    return [
+        _remove(f"{TEMPLATE}/initContainers/{at}")
+        for at in reversed(range(len(found)))
+        if found[at]["name"] not in wanted
+    ]
 
 
 def _in_the_way_of_container(where: str, desired: Manifest, live: Manifest) -> list[Manifest]:
     ours = {one["name"] for one in desired["env"]}
     env = live.get("env", [])
     return [
-        *(_remove(f"{where}/{field}") for field in CONTAINER_FIELDS if live.get(field)),
+        *(_remove(f"{where}/{field}") for field in CONTAINER_FIELDS if live.get(field) and field not in desired),
         *(_remove(f"{where}/env/{at}") for at in reversed(range(len(env))) if env[at]["name"] not in ours),
         *_undeclared(f"{where}/{SECURITY}", desired[SECURITY], live.get(SECURITY, {})),
         *_ports(f"{where}/ports", desired, live, "containerPort"),
@@ -94,7 +111,7 @@ def _ports(where: str, desired: Manifest, live: Manifest, key: str) -> list[Mani
     def identities(ports: list[Manifest]) -> set[tuple[object, ...]]:
         return {tuple(one.get(part) for part in (key, "protocol", "hostPort", "hostIP")) for one in ports}
 
-    wanted, found = desired["ports"], live.get("ports", [])
+    wanted, found = desired.get("ports", []), live.get("ports", [])
     if identities(wanted) == identities(found):
         return []
     return [{"op": "replace" if found else "add", "path": where, "value": wanted}]

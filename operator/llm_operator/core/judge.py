@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
+from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.diagnosis import Fault, Proof, diagnose, is_going, is_over, is_ready, not_answering
 from llm_operator.core.model import Observation, Settings, Suspicion
 from llm_operator.core.names import Manifest
@@ -28,6 +29,7 @@ class Judgement:
     outcome: Finding | None = None
     suspicion: Suspicion | None = None
     look_again_after: float | None = None
+    model: CachedModel | None = None  # To be pinned with the verdict.
 
 
 def judge(
@@ -41,14 +43,14 @@ def judge(
     verdict, deployment, now = revision.verdict, observation.deployment, observation.now
     assert deployment is not None
     if spec.replicas == 0:
-        return Judgement(_stopped(verdict))
+        return Judgement(stopped(verdict))
     if is_rolled_out(deployment):
         return Judgement(replace(verdict, state=State.GOOD, decided_at=now, reason="", message=""), _proved(spec))
     if verdict.state is State.REJECTED:
         return Judgement()
     if verdict.started_at is None or verdict.progress_at is None:
         begun = replace(verdict, started_at=now, progress=0, progress_at=now, extended=False)
-        return Judgement(begun, look_again_after=_allowed(spec))
+        return Judgement(begun, look_again_after=allowed_seconds(spec))
     return _judge_unready(observation, spec, revision, last_good, settings)
 
 
@@ -61,24 +63,24 @@ def _judge_unready(
 ) -> Judgement:
     now, verdict = observation.now, revision.verdict
     fault = _of_this_attempt(fault_of(observation, revision.hash), verdict)
-    suspicion = _suspicion(observation, revision, fault)
+    suspicion = suspicion_of(observation, revision, fault)
     infrastructure = last_good is not None and good_pods_fail(observation, last_good)
-    due = _deadline(observation, spec, verdict)
+    due = deadline_of(observation, spec, verdict)
     waits = [(due - now).total_seconds()]
     if fault is not None and fault.proof is not Proof.DOUBT and not infrastructure:
         lasts = timedelta(seconds=settings.confirm_seconds if fault.proof is Proof.STANDING else 0.0)
-        proved = max(now if suspicion is None else suspicion.since + lasts, _trusted_from(observation))
+        proved = max(now if suspicion is None else suspicion.since + lasts, trusted_from(observation))
         if now >= proved:
-            return _rejected(observation, spec, revision, last_good, fault.finding)
+            return rejected(observation, spec, revision, last_good, fault.finding)
         waits.append((proved - now).total_seconds())
     if now >= due and infrastructure and not verdict.extended:
-        return Judgement(replace(verdict, extended=True), suspicion=suspicion, look_again_after=_allowed(spec))
+        return Judgement(replace(verdict, extended=True), suspicion=suspicion, look_again_after=allowed_seconds(spec))
     if now >= due:
-        return _rejected(observation, spec, revision, last_good, _too_late(observation, spec, revision, fault))
+        return rejected(observation, spec, revision, last_good, _too_late(observation, spec, revision, fault))
     proven = of_the_newest("availableReplicas", observation.deployment)
     if verdict.progress < proven < spec.replicas:
         progressed = replace(verdict, progress=proven, progress_at=now)
-        return Judgement(progressed, suspicion=suspicion, look_again_after=_allowed(spec))
+        return Judgement(progressed, suspicion=suspicion, look_again_after=allowed_seconds(spec))
     return Judgement(suspicion=suspicion, look_again_after=min(waits))
 
 
@@ -138,18 +140,20 @@ def _of_this_attempt(fault: Fault | None, verdict: Verdict) -> Fault | None:
     return fault if fault.last_exit >= timestamp(verdict.started_at) else replace(fault, proof=Proof.DOUBT)
 
 
-def _allowed(spec: LLMDeploymentSpec) -> float:
+def allowed_seconds(spec: LLMDeploymentSpec) -> float:
+    """Seconds that may go by without progress."""
     return float(spec.rollout.progress_deadline_seconds)
 
 
-def _stopped(verdict: Verdict) -> Verdict | None:
-    """Where nothing runs nothing is proved, and no time passes."""
+def stopped(verdict: Verdict) -> Verdict | None:
+    """The verdict where nothing is to run, if it has to change: nothing is proved, and no time passes."""
     if verdict.state is not State.CANDIDATE or verdict.started_at is None:
         return None
     return replace(verdict, started_at=None, progress=0, progress_at=None, extended=False)
 
 
-def _suspicion(observation: Observation, revision: Revision, fault: Fault | None) -> Suspicion | None:
+def suspicion_of(observation: Observation, revision: Revision, fault: Fault | None) -> Suspicion | None:
+    """The suspicion that a fault which would condemn the revision gives rise to: the old one, if it is the same."""
     if fault is None or fault.proof is Proof.DOUBT:
         return None
     seen = Suspicion(revision.hash, revision.verdict.attempt, fault.finding.reason, observation.now)
@@ -157,23 +161,26 @@ def _suspicion(observation: Observation, revision: Revision, fault: Fault | None
     return old if old is not None and replace(old, since=seen.since) == seen else seen
 
 
-def _trusted_from(observation: Observation) -> datetime:
+def trusted_from(observation: Observation) -> datetime:
+    """From when on what is observed may condemn anybody."""
     return observation.contact_since + CONTACT_GRACE
 
 
-def _deadline(observation: Observation, spec: LLMDeploymentSpec, verdict: Verdict) -> datetime:
+def deadline_of(observation: Observation, spec: LLMDeploymentSpec, verdict: Verdict) -> datetime:
+    """When the time of an attempt that has begun is over."""
     assert verdict.progress_at is not None
-    allowed = timedelta(seconds=_allowed(spec) * (2 if verdict.extended else 1))
-    return max(verdict.progress_at + allowed, _trusted_from(observation))
+    allowed = timedelta(seconds=allowed_seconds(spec) * (2 if verdict.extended else 1))
+    return max(verdict.progress_at + allowed, trusted_from(observation))
 
 
-def _rejected(
+def rejected(
     observation: Observation,
     spec: LLMDeploymentSpec,
     revision: Revision,
     last_good: Revision | None,
     finding: Finding,
 ) -> Judgement:
+    """The verdict against a revision, which counts as a rollback if a good one takes its place."""
     rolls_back = last_good is not None and spec.rollback.enabled
     verdict = replace(
         revision.verdict,

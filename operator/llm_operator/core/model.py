@@ -49,12 +49,26 @@ class Suspicion:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a fetch is, in bytes."""
+
+    done: int
+    total: int
+
+    @property
+    def percent(self) -> int:
+        """Whole percent; 100 only at the end."""
+        return self.done * 100 // self.total
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Everything one decision may look at.
 
     `pods` are those that the parent's selector chooses, `revisions` the ControllerRevisions with its labels.
-    `replica_sets` are read only when the Deployment says that pods are refused. `now` is the API server's time,
-    and since `contact_since` it has answered without a long break.
+    `claim`, the Job `fetch` and its pods are those of the declared cache and model; `others_keep_claim` says that
+    another LLMDeployment wants the claim kept. `replica_sets` are read only when the Deployment says that pods are
+    refused. `now` is the API server's time, and since `contact_since` it has answered without a long break.
     """
 
     parent: Parent
@@ -66,6 +80,11 @@ class Observation:
     contact_since: datetime
     replica_sets: tuple[Manifest, ...] = ()
     suspicion: Suspicion | None = None
+    claim: Manifest | None = None
+    others_keep_claim: bool = False
+    fetch: Manifest | None = None
+    fetch_pods: tuple[Manifest, ...] = ()
+    fetch_progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +104,8 @@ class Judge:
     outcome: Finding | None = None
     rejects: bool = False
     rolls_back: bool = False
+    # The annotation that pins the model, when that is written with it.
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +127,29 @@ class Forget:
     live: Manifest
 
 
-Action = Record | Judge | Apply | Forget
+@dataclass(frozen=True, slots=True)
+class Make:
+    """Create a claim or a fetch's Job."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Amend:
+    """JSON patch of a claim or a fetch's Job as it was read: others may have a share in it."""
+
+    live: Manifest
+    operations: tuple[Manifest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Delete a Job that has ended, so that another try can have its name."""
+
+    live: Manifest
+
+
+Action = Record | Judge | Apply | Forget | Make | Amend | Discard
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +167,9 @@ class Plan:
         """
         is_new = "conditions" not in parent.status
         return any(
-            (isinstance(one, Judge) and one.rejects) or (isinstance(one, Apply) and not (one.live is None and is_new))
+            (isinstance(one, Judge) and one.rejects)
+            or (isinstance(one, Apply) and not (one.live is None and is_new))
+            or (isinstance(one, Make) and not is_new)
+            or isinstance(one, (Amend, Discard))
             for one in self.actions
         )

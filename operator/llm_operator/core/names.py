@@ -19,7 +19,15 @@ REVISION = f"{PREFIX}/revision"
 # On a ControllerRevision: what is known of it.
 VERDICT = f"{PREFIX}/verdict"
 
+# On a ControllerRevision: the model that was fetched for it. On a pod: its commit.
+MODEL = f"{PREFIX}/model"
+MODEL_COMMIT = f"{PREFIX}/model-commit"
+# On the pods of a fetch: the name of its Job, which may belong to several LLMDeployments.
+FETCH = f"{PREFIX}/fetch"
+
 SERVER_CONTAINER = "server"
+FETCH_CONTAINER = "fetch"
+MODELS_FOLDER = "/models"
 SERVER_PORT = 8002
 PORT_NAME = "http"
 
@@ -37,6 +45,22 @@ def labels(name: str) -> dict[str, str]:
         "app.kubernetes.io/part-of": "llmdeployment",
         MANAGED_BY: FIELD_MANAGER,
     }
+
+
+def shared_labels(component: str) -> dict[str, str]:
+    """Labels of what several LLMDeployments may share."""
+    return {APP_NAME: component, "app.kubernetes.io/part-of": "llmdeployment", MANAGED_BY: FIELD_MANAGER}
+
+
+def group_of(labels: Manifest) -> str | None:
+    """What an object belongs to: an LLMDeployment by its name, or a fetch, by what is no such name."""
+    fetch: str | None = labels.get(FETCH)
+    return group_of_fetch(fetch) if fetch else labels.get(INSTANCE)
+
+
+def group_of_fetch(name: str) -> str:
+    """The group of the pods of a fetch's Job."""
+    return f"fetch/{name}"
 
 
 def selector_string(name: str) -> str:

@@ -2,7 +2,8 @@
 
 Every pass derives the answer anew from what is recorded and observed, so it does not matter where the last
 one ended. Order: record the declared revision, judge it, choose the target, apply the children, forget what
-nothing needs. A verdict is written before anything acts on it.
+nothing needs. A verdict is written before anything acts on it, and nothing of a revision is applied before its model
+is there.
 """
 
 from collections.abc import Callable
@@ -12,18 +13,23 @@ from datetime import timedelta
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
+from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.children import build_deployment, build_service
+from llm_operator.core.claim import amend_claim, build_claim
 from llm_operator.core.course import Course, course, fallback_spec, own_deployment
 from llm_operator.core.drift import first_difference
 from llm_operator.core.foreign import drift
+from llm_operator.core.gate import fetch_actions, judge_fetch, remembered
 from llm_operator.core.history import is_fresh
 from llm_operator.core.judge import is_rolled_out, judge
+from llm_operator.core.memory import too_small
 from llm_operator.core.model import (
     Action,
     Apply,
     Forget,
     InvalidSpec,
     Judge,
+    Make,
     Observation,
     Plan,
     Record,
@@ -48,6 +54,8 @@ LOOK_FOR_CONFLICT_SECONDS = 30.0
 LEFT_ASIDE = timedelta(seconds=10)
 # Usually an event comes first.
 NEXT_LOOK_SECONDS = 5.0
+# A claim that waits for its first pod makes no further event, and the fetch needs its uid.
+AFTER_CLAIM_SECONDS = 0.2
 
 
 def plan(observation: Observation, settings: Settings) -> Plan:
@@ -77,11 +85,14 @@ class _Planner:
     def plan(self) -> Plan:
         steps: tuple[Callable[[], None], ...] = (
             self._adopt_what_runs,
+            self._make_the_claim,
             self._record_what_is_declared,
+            self._see_to_the_model,
             self._judge_what_runs,
             self._record_the_fallback,
             self._apply_children,
             self._forget_the_old,
+            self._amend_the_claim,
         )
         for step in steps:
             step()
@@ -134,6 +145,13 @@ class _Planner:
             return is_fresh(self.spec.rollback.retry_token, revision.verdict)
         if goes.active == revision.hash and revision.state is not State.FALLBACK:
             return False
+        if (
+            revision.waits
+            and revision.state is State.CANDIDATE
+            and self.parent.status.get("desiredRevision") in (None, revision.hash)
+        ):
+            # It is not left aside, its model is being fetched.
+            return revision.verdict.started_at is None and self.spec.replicas > 0
         if revision.state is State.CANDIDATE:
             started = revision.verdict.started_at
             return self.spec.replicas > 0 and (started is None or self.now - started > LEFT_ASIDE)
@@ -143,6 +161,42 @@ class _Planner:
         since = self.now if self.spec.replicas else None
         token = self.spec.rollback.retry_token
         return Verdict(State.CANDIDATE, attempt=number, started_at=since, progress_at=since, retry_token=token)
+
+    def _make_the_claim(self) -> None:
+        cache = self.spec.used_cache
+        if cache is not None and self.observation.claim is None:
+            kept = self.observation.others_keep_claim
+            self.actions.append(Make(build_claim(self.parent, cache, kept_for_others=kept)))
+            self.waits.append(AFTER_CLAIM_SECONDS)
+
+    def _amend_the_claim(self) -> None:
+        """Last: a size that the storage class refuses must not keep anything else from being done."""
+        cache, live = self.spec.used_cache, self.observation.claim
+        if cache is not None and live is not None:
+            change = amend_claim(self.parent, cache, live, kept_for_others=self.observation.others_keep_claim)
+            self.actions += [] if change is None else [change]
+
+    def _see_to_the_model(self) -> None:
+        """Nothing of a revision is applied before its model is there."""
+        goes, cache = self._course(), self.spec.used_cache
+        revision = goes.fetches
+        if revision is None or cache is None:
+            return
+        if any(isinstance(one, (Judge, Record)) for one in self.actions):
+            # What was just written is judged in the next pass.
+            self.actions += fetch_actions(self.observation, self.spec, cache, revision, goes.history, self.settings)
+            return
+        found = judge_fetch(self.observation, self.spec, revision, goes.history, self.settings)
+        self.suspicion = found.suspicion
+        if found.look_again_after is not None:
+            self.waits.append(found.look_again_after)
+        if found.model is None and (found.verdict is None or found.verdict.state is not State.REJECTED):
+            self.actions += fetch_actions(self.observation, self.spec, cache, revision, goes.history, self.settings)
+            if self.observation.claim is None or not names.is_managed(self.observation.claim):
+                # Somebody else's claim carries no label of ours, so no event tells of it.
+                self.waits.append(LOOK_FOR_CONFLICT_SECONDS)
+        if found.verdict is not None:
+            self._judge(revision, found.verdict, found.outcome, found.model)
 
     def _judge_what_runs(self) -> None:
         goes, deployment = self._course(), own_deployment(self.observation)
@@ -175,15 +229,16 @@ class _Planner:
 
     def _apply_children(self) -> None:
         target = self._course().target
-        assert target is not None, "what is declared has been recorded, or something good is there"
-        deployment = build_deployment(
-            self.parent,
-            replicas=self.spec.replicas,
-            rollout=self.spec.rollout,
-            revision=target.hash,
-            template=target.template,
-        )
-        wanted = ((build_service(self.parent), self.observation.service), (deployment, self.observation.deployment))
+        wanted: list[tuple[Manifest, Manifest | None]] = [(build_service(self.parent), self.observation.service)]
+        if target is not None:
+            deployment = build_deployment(
+                self.parent,
+                replicas=self.spec.replicas,
+                rollout=self.spec.rollout,
+                revision=target.hash,
+                template=target.template,
+            )
+            wanted.append((deployment, self.observation.deployment))
         self.actions += [
             action for action in (_needed(desired, live) for desired, live in wanted) if action is not None
         ]
@@ -195,7 +250,10 @@ class _Planner:
 
     def _record_new(self, spec: LLMDeploymentSpec, goes: Course, *, name: str, verdict: Verdict) -> None:
         number = goes.history.next_number()
-        self._add(new_revision(self.parent, spec, self.settings, name=name, number=number, verdict=verdict))
+        revision = new_revision(self.parent, spec, self.settings, name=name, number=number, verdict=verdict)
+        model = remembered(goes.history, spec, self.observation.claim) if revision.waits else None
+        fits = model is not None and too_small(spec, model) is None
+        self._add(revision.judged(verdict, model) if fits else revision)
 
     def _record(self, fields: Manifest, template: Manifest, goes: Course, *, name: str, verdict: Verdict) -> None:
         number = goes.history.next_number()
@@ -205,12 +263,19 @@ class _Planner:
         self.actions.append(Record(revision.live))
         self._remember(revision)
 
-    def _judge(self, revision: Revision, verdict: Verdict, outcome: Finding | None = None) -> None:
-        judged = revision.judged(verdict)
+    def _judge(
+        self,
+        revision: Revision,
+        verdict: Verdict,
+        outcome: Finding | None = None,
+        model: CachedModel | None = None,
+    ) -> None:
+        judged = revision.judged(verdict, model)
         annotation = judged.live["metadata"]["annotations"][names.VERDICT]
+        pin = None if model is None else judged.live["metadata"]["annotations"][names.MODEL]
         rejects = verdict.state is State.REJECTED
         rolls_back = rejects and len(verdict.rollbacks) > len(revision.verdict.rollbacks)
-        self.actions.append(Judge(revision.live, annotation, outcome, rejects, rolls_back))
+        self.actions.append(Judge(revision.live, annotation, outcome, rejects, rolls_back, pin))
         self._remember(judged)
 
     def _remember(self, revision: Revision) -> None:

@@ -18,7 +18,16 @@ def _obstacle(view: View) -> Finding | None:
     return view.obstacle
 
 
+def _fetching(view: View) -> Finding | None:
+    """The declared revision waits for its model. One that was given up is told as rejected."""
+    if view.course is None or view.course.fetches is None or view.rejected is not None:
+        return None
+    return view.waits_for or Finding(Reason.MODEL_FETCHING, "The fetch of the model is being started.")
+
+
 def _not_there(view: View) -> Finding | None:
+    if view.rejected is not None and view.replaced_by is None:
+        return None
     return None if view.deployment is not None else Finding(Reason.ROLLING_OUT, "The Deployment is being created.")
 
 
@@ -26,7 +35,7 @@ def _rejected_and_replaced(view: View) -> Finding | None:
     rejected, target = view.rejected, view.replaced_by
     if rejected is None or target is None:
         return None
-    serves = f"revision {target.hash}" if target.state is State.GOOD else f"the mock of revision {target.hash}"
+    serves = f"the mock of revision {target.hash}" if target.state is State.FALLBACK else f"revision {target.hash}"
     why = f"Revision {rejected.hash} was rejected: {rejected.verdict.reason}."
     because = f"edit the spec, or set another spec.rollback.retryToken to try it again. {rejected.verdict.message}"
     if view.replacement_is_there:
@@ -103,6 +112,7 @@ def _ready(view: View) -> Finding | None:
 
 READINESS_CHECKS: tuple[Callable[[View], Finding | None], ...] = (
     _obstacle,
+    _fetching,
     _not_there,
     _rejected_and_replaced,
     _rejected_and_kept,

@@ -18,11 +18,15 @@ from typing import Any
 from llm_operator.api.conditions import Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names, quantity
+from llm_operator.core.cached_model import CachedModel, pinned, waits
+from llm_operator.core.cached_model import decode as decode_model
+from llm_operator.core.cached_model import encode as encode_model
 from llm_operator.core.children import build_pod_template, metadata
 from llm_operator.core.model import Parent, Settings
 from llm_operator.core.names import Manifest
 
-# What shapes the pods. Not replicas, rollout and rollback: editing those makes no revision.
+# What shapes the pods. Not replicas, rollout and rollback: editing those makes no revision. A model, and the claim it
+# is in, do so where there is one to be fetched.
 REVISIONED = frozenset(
     {
         "mode",
@@ -81,17 +85,27 @@ class Revision:
     template: Manifest
     verdict: Verdict
     live: Manifest
+    model: CachedModel | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it cannot be applied before its model has been fetched."""
+        return self.model is None and waits(self.template)
 
     @property
     def state(self) -> State:
         """Short for the verdict's state."""
         return self.verdict.state
 
-    def judged(self, verdict: Verdict) -> "Revision":
-        """The same revision with another verdict, as it will be once that is written."""
+    def judged(self, verdict: Verdict, model: CachedModel | None = None) -> "Revision":
+        """The same revision with another verdict, and a model if one is given, as it will be once that is written."""
         annotations = {**self.live["metadata"].get("annotations", {}), names.VERDICT: encode(verdict)}
+        if model is not None:
+            annotations[names.MODEL] = encode_model(model)
         live = {**self.live, "metadata": {**self.live["metadata"], "annotations": annotations}}
-        return replace(self, verdict=verdict, live=live)
+        if model is None:
+            return replace(self, verdict=verdict, live=live)
+        return replace(self, verdict=verdict, live=live, model=model, template=pinned(self.template, model))
 
 
 def revisioned_fields(spec: LLMDeploymentSpec) -> Manifest:
@@ -99,7 +113,11 @@ def revisioned_fields(spec: LLMDeploymentSpec) -> Manifest:
 
     Defaults are left out, so that a field a later operator adds changes no hash.
     """
-    fields = spec.model_dump(by_alias=True, include=set(REVISIONED), exclude_none=True, exclude_defaults=True)
+    included = set(REVISIONED) if spec.canonical_mode == "mock" else {*REVISIONED, "model"}
+    fields = spec.model_dump(by_alias=True, include=included, exclude_none=True, exclude_defaults=True)
+    if spec.used_cache is not None:
+        # That there is a cache makes a difference, even if all of it is default.
+        fields["cache"] = {"claimName": spec.used_cache.claim_name}
     fields["resources"] = {
         group: {name: quantity.canonical(amount) for name, amount in amounts.items()}
         for group, amounts in fields.get("resources", {}).items()
@@ -157,11 +175,13 @@ def parse_revision(live: Manifest) -> Revision | None:
         return None
     fields = data.get("fields")
     annotation = live["metadata"]["annotations"].get(names.VERDICT)
+    model = decode_model(live["metadata"]["annotations"].get(names.MODEL))
     return Revision(
         hash=name,
         number=live.get("revision", 0),
         fields=fields if isinstance(fields, dict) else {},
-        template=data["template"],
+        template=data["template"] if model is None else pinned(data["template"], model),
+        model=model,
         verdict=decode(annotation)
         or Verdict(State.CANDIDATE, started_at=_time(live["metadata"].get("creationTimestamp"))),
         live=live,

@@ -8,8 +8,9 @@ was rolled back is Stalled, not in progress for ever.
 from typing import get_args
 
 from llm_operator.api.conditions import ConditionType, Finding, Reason
-from llm_operator.api.types import Mode
+from llm_operator.api.types import Mode, Model
 from llm_operator.core import names
+from llm_operator.core.claim import problem
 from llm_operator.core.diagnosis import is_going, is_ready
 from llm_operator.core.judge import fault_of, good_pods_fail
 from llm_operator.core.model import Observation
@@ -32,7 +33,7 @@ STALLED = frozenset(
         Reason.ROLLBACK_BUDGET_EXCEEDED,
     }
 )
-COMING_UP = frozenset({Reason.ROLLING_OUT, Reason.SOAKING})
+COMING_UP = frozenset({Reason.ROLLING_OUT, Reason.SOAKING, Reason.MODEL_FETCHING, Reason.CLAIM_PENDING})
 READY = frozenset({Reason.ALL_REPLICAS_READY, Reason.SCALED_TO_ZERO})
 REJECTED_SHOWN = 5
 MESSAGE_SHOWN = 4096
@@ -51,6 +52,7 @@ def build_status(observation: Observation, obstacle: Finding | None) -> Manifest
         "conditions": _conditions(view),
         **_revisions(view),
     }
+    status |= {key: told for key, told in (("model", _model(view)), ("cache", _cache(view))) if told is not None}
     mode = _applied_mode(view.deployment)
     if mode is not None:
         status["mode"] = mode
@@ -66,13 +68,68 @@ def is_news(old: Manifest, new: Manifest) -> bool:
     """
 
     def told(status: Manifest) -> Manifest:
-        facts = {key: value for key, value in status.items() if key not in ("replicas", "readyReplicas")}
+        facts = {key: value for key, value in status.items() if key not in ("replicas", "readyReplicas", "cache")}
+        facts["cache"] = status.get("cache", {}).get("phase")
         seen = [{key: one.get(key) for key in ("type", "status", "reason")} for one in status.get("conditions", [])]
         return {**facts, "conditions": seen}
 
     if "conditions" not in old:
         return not any(one["reason"] in COMING_UP for one in new["conditions"] if one["type"] == ConditionType.READY)
     return told(old) != told(new)
+
+
+def _model(view: View) -> Manifest | None:
+    """The model of what runs; until something does, of what is declared."""
+    if view.course is None:
+        return None
+    revision = view.course.history.get(view.course.active) or view.declared
+    if revision is None or revision.fields.get("mode") != "qwen":
+        return None
+    model = Model.model_validate(revision.fields.get("model", {}))
+    commit = {} if revision.model is None else {"commit": revision.model.commit}
+    return {"repository": model.repository, "revision": model.revision, **commit}
+
+
+def _model_cached(view: View) -> Finding | None:
+    """Whether the declared model is in the claim, as far as is known."""
+    cache = None if view.spec is None else view.spec.used_cache
+    if cache is None or view.course is None:
+        return None
+    declared, claim = view.declared, view.observation.claim
+    if declared is not None and declared.model is not None:
+        lost = problem(cache.claim_name, claim)
+        if lost is not None:
+            return lost
+        if claim is not None and claim["metadata"]["uid"] != declared.model.claim:
+            return Finding(
+                Reason.CLAIM_LOST,
+                f"PersistentVolumeClaim {cache.claim_name} is not the one that the model was fetched into. Set another "
+                "spec.model.revision, a commit for example, to have it fetched anew.",
+            )
+        return Finding(
+            Reason.MODEL_READY,
+            f"{declared.model.repository} at {declared.model.commit} is in PersistentVolumeClaim {cache.claim_name}.",
+        )
+    rejected = view.rejected
+    if rejected is not None:
+        return Finding(Reason(rejected.verdict.reason), rejected.verdict.message)
+    return view.waits_for or Finding(Reason.MODEL_FETCHING, "The fetch of the model has not started yet.")
+
+
+def _cache(view: View) -> Manifest | None:
+    """How far the declared model is in the claim."""
+    cached = _model_cached(view)
+    if cached is None:
+        return None
+    if cached.reason is Reason.MODEL_READY:
+        return {"phase": "Ready", "percent": 100}
+    if view.rejected is not None:
+        return {"phase": "Failed"}
+    progress = view.observation.fetch_progress
+    phase = {"phase": "Fetching" if cached.reason is Reason.MODEL_FETCHING else "Pending"}
+    if progress is None:
+        return phase
+    return {**phase, "bytesDone": progress.done, "bytesTotal": progress.total, "percent": progress.percent}
 
 
 def _revisions(view: View) -> Manifest:
@@ -117,10 +174,10 @@ def _stalled(view: View, ready: Finding) -> Finding | None:
     remedy = "edit the spec, or set another spec.rollback.retryToken to try it again"
     if not view.spec.rollback.enabled:
         return Finding(Reason.ROLLBACK_DISABLED, f"Revision {rejected.hash} stays although it was rejected; {remedy}.")
+    after = "" if rejected.waits else " It stays applied, and is good once its replicas are available."
     return Finding(
         Reason.NO_KNOWN_GOOD_REVISION,
-        f"Revision {rejected.hash} was rejected, and there is none to go back to; {remedy}. It stays applied, and is "
-        "good once its replicas are available.",
+        f"Revision {rejected.hash} was rejected, and there is none to go back to; {remedy}.{after}",
     )
 
 
@@ -179,6 +236,9 @@ def _conditions(view: View) -> list[Manifest]:
         ConditionType.READY: (ready.reason in READY, ready),
         ConditionType.AVAILABLE: (available.reason is Reason.SOME_REPLICAS_AVAILABLE, available),
     }
+    cached = _model_cached(view)
+    if cached is not None:
+        told[ConditionType.MODEL_CACHED] = (cached.reason is Reason.MODEL_READY, cached)
     stalled = _stalled(view, ready)
     others = {
         ConditionType.STALLED: stalled,

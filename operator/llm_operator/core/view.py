@@ -6,6 +6,7 @@ from llm_operator.api.conditions import Finding
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.course import Course, course, own_deployment
+from llm_operator.core.gate import waiting
 from llm_operator.core.judge import is_rolled_out
 from llm_operator.core.model import InvalidSpec, Observation
 from llm_operator.core.names import Manifest
@@ -43,6 +44,12 @@ class View:
         """Whether that has arrived."""
         target, deployment = self.replaced_by, self.deployment
         return target is not None and names.revision_of(deployment) == target.hash and self.is_up
+
+    @property
+    def waits_for(self) -> Finding | None:
+        """What is known of the fetch of the declared model, or of the claim that it goes into."""
+        cache = None if self.spec is None else self.spec.used_cache
+        return None if cache is None else waiting(self.observation, cache)
 
     @property
     def counts(self) -> Manifest:

@@ -155,6 +155,15 @@ def test_a_failure_has_its_reason_and_exit_code(
     assert list(tmp_path.glob("cache/*/*/READY.json")) == []
 
 
+def test_a_success_leaves_what_it_brought_in_the_termination_log(run: Callable[..., Any]) -> None:
+    code, events, log = run()
+    record, last = json.loads(log), events[-1]
+    assert (code, last["event"]) == (ExitCode.OK, "ready")
+    assert record == {name: last[name] for name in ("repository", "commit", "path", "weightsBytes", "model")}
+    assert (Path(record["path"]) / "READY.json").exists()
+    assert len(log) < 4096
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

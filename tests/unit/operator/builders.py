@@ -1,6 +1,7 @@
 """Values for tests: `an_observation(...)` and friends, with sensible defaults and overrides."""
 
 import copy
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +10,20 @@ from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.contact import LONG_AGO
 from llm_operator.core import names
 from llm_operator.core.children import build_deployment, build_pod_template, build_service
-from llm_operator.core.model import Apply, Forget, Judge, Observation, Parent, Plan, Record, Settings
+from llm_operator.core.fetch import build_fetch, fetch_name
+from llm_operator.core.model import (
+    Amend,
+    Apply,
+    Discard,
+    Forget,
+    Judge,
+    Make,
+    Observation,
+    Parent,
+    Plan,
+    Record,
+    Settings,
+)
 from llm_operator.core.names import Manifest
 from llm_operator.core.revision import (
     Revision,
@@ -19,6 +33,7 @@ from llm_operator.core.revision import (
     new_revision,
     parse_revision,
     revisioned_fields,
+    timestamp,
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -138,6 +153,7 @@ def as_stored(manifest: Manifest, live: Manifest | None = None, **status: Any) -
 def after(observation: Observation, plan: Plan, **deployment_status: Any) -> Observation:
     """What the next pass observes once the plan's actions are stored; at the same time unless that is replaced."""
     deployment, service = observation.deployment, observation.service
+    claim, fetch = observation.claim, observation.fetch
     revisions = {one["metadata"]["name"]: one for one in observation.revisions}
     for action in plan.actions:
         match action:
@@ -147,10 +163,22 @@ def after(observation: Observation, plan: Plan, **deployment_status: Any) -> Obs
             case Judge(live, annotation):
                 old = revisions[live["metadata"]["name"]]
                 annotations = {**old["metadata"]["annotations"], names.VERDICT: annotation}
+                annotations |= {names.MODEL: action.model} if action.model else {}
                 judged = {**old, "metadata": {**old["metadata"], "annotations": annotations}}
                 revisions[live["metadata"]["name"]] = as_stored(judged, old)
             case Forget(live):
                 del revisions[live["metadata"]["name"]]
+            case Make(manifest) if manifest["kind"] == "Job":
+                fetch = as_stored(manifest)
+                fetch["metadata"]["creationTimestamp"] = timestamp(observation.now)
+            case Make(manifest):
+                claim = as_stored(manifest)
+            case Amend(live) if live["kind"] == "Job":
+                fetch = amended(live, action)
+            case Amend(live):
+                claim = amended(live, action)
+            case Discard():
+                fetch = None
             case Apply(manifest):
                 if manifest["kind"] == "Deployment":
                     deployment = as_stored(manifest, deployment, **deployment_status)
@@ -160,9 +188,32 @@ def after(observation: Observation, plan: Plan, **deployment_status: Any) -> Obs
         observation,
         deployment=deployment,
         service=service,
+        claim=claim,
+        fetch=fetch,
+        fetch_pods=() if fetch is None else observation.fetch_pods,
         revisions=tuple(revisions.values()),
         suspicion=plan.suspicion,
     )
+
+
+def amended(live: Manifest, action: Amend) -> Manifest:
+    """What a JSON patch of the few kinds that are used makes of an object."""
+    changed = copy.deepcopy(live)
+    for operation in action.operations:
+        *parents, last = operation["path"].strip("/").split("/")
+        place = changed
+        for one in parents:
+            place = place[one]
+        match operation["op"], last:
+            case "add", "-":
+                assert isinstance(place, list)
+                place.append(operation["value"])
+            case "remove", _:
+                assert isinstance(place, list)
+                del place[int(last)]
+            case _:
+                place[last] = operation["value"]
+    return changed
 
 
 def rolled_out(replicas: int, generation: int = 1) -> dict[str, Any]:
@@ -186,6 +237,68 @@ def a_pod(name: str = "triage-1", *, of: Revision | None = None, ready: bool = F
     }
     pod["status"] |= over
     return pod
+
+
+COMMIT = "c" * 40
+FACTS = {"layers": 36, "keyValueHeads": 8, "headDimension": 128, "contextTokens": 262144, "dtype": "bfloat16"}
+WEIGHTS = 8_044_936_192
+
+
+def last_words_of(code: int = 0, reason: str = "", **over: Any) -> str:
+    """The termination message of a fetch: what it brought, or why it failed, or nothing."""
+    if code and not reason:
+        return ""
+    if code:
+        return json.dumps({"reason": reason, "message": "It went wrong.", "remedy": "Put it right."})
+    record = {"repository": "Qwen/Qwen3-4B-Thinking-2507", "commit": COMMIT, "weightsBytes": WEIGHTS, "model": FACTS}
+    return json.dumps({**record, "path": f"/models/Qwen--Qwen3-4B-Thinking-2507/{COMMIT}", **over})
+
+
+def a_cached_spec(**over: Any) -> LLMDeploymentSpec:
+    """A real model in a claim."""
+    return a_spec(**{"mode": "qwen", "cache": {}, **over})
+
+
+def a_claim(*, ours: bool = True, phase: str = "Bound", size: str = "20Gi", **over: Any) -> Manifest:
+    metadata: Manifest = {"name": "model-cache", "namespace": "clinic", "uid": "uid-claim", "resourceVersion": "1"}
+    labels = names.shared_labels("model-cache") if ours else {}
+    return {
+        "kind": "PersistentVolumeClaim",
+        "metadata": {**metadata, "labels": labels, **over},
+        "spec": {"resources": {"requests": {"storage": size}}},
+        "status": {"phase": phase},
+    }
+
+
+def a_fetch(
+    condition: str | None = None, *, of: LLMDeploymentSpec | None = None, owner: str = UID, made: datetime = NOW
+) -> Manifest:
+    """The Job of a fetch, with the condition that it has ended in."""
+    parent = a_parent(uid=owner)
+    spec = of or a_cached_spec()
+    assert spec.used_cache is not None
+    name = fetch_name(spec, a_claim(), SETTINGS.server_image)
+    job = as_stored(build_fetch(parent, spec, spec.used_cache, name, SETTINGS.server_image))
+    job["metadata"]["creationTimestamp"] = timestamp(made)
+    job["status"] = {"conditions": [] if condition is None else [{"type": condition, "status": "True"}]}
+    return job
+
+
+def a_fetch_pod(
+    code: int | None = None, message: str = "", *, at: datetime = NOW, name: str = "fetch-1", **over: Any
+) -> Manifest:
+    """A pod of a fetch that runs, or has ended with a code."""
+    state: Manifest = {"running": {}}
+    phase = "Running"
+    if code is not None:
+        state = {"terminated": {"exitCode": code, "message": message, "finishedAt": timestamp(at)}}
+        phase = "Failed" if code else "Succeeded"
+    status = {"phase": phase, "containerStatuses": [{"name": names.FETCH_CONTAINER, "state": state}]}
+    return {
+        "metadata": {"name": name, "namespace": "clinic", "labels": {}},
+        "spec": {"containers": []},
+        "status": {**status, **over},
+    }
 
 
 def going(live: Manifest) -> Manifest:

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
-from llm_operator.core.model import Apply, Forget, Judge, Observation, Record
+from llm_operator.core.fetch import KEPT_SECONDS, fetch_name
+from llm_operator.core.model import Amend, Apply, Discard, Forget, Judge, Make, Observation, Record
 from llm_operator.core.names import Manifest
 from llm_operator.observe import parse_parent
+from tests.unit.operator.builders import SETTINGS, last_words_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FOR_EVER = float("inf")
@@ -74,6 +77,18 @@ BEHAVIOURS: dict[str, Callable[[], list[PodState]]] = {
     "not found": lambda: [_waiting(0, "ErrImagePull", "x: not found")],
     "no registry": lambda: [_waiting(0, "ErrImagePull", "dial tcp: i/o timeout")],
     "no Secret": lambda: [_waiting(0, "CreateContainerConfigError", 'secret "x" not found')],
+}
+# How the fetch of a model revision ends: each pod's life in seconds, its exit code and its last words; None is no end.
+FETCHES: dict[str, list[tuple[float, int, str]] | None] = {
+    "brings": [(3, 0, "")],
+    "slow": [(40, 0, "")],
+    "too slow": [(200, 0, "")],
+    "gated": [(2, 22, "RepositoryGated")],
+    "flaky": [(2, 40, "RateLimited"), (2, 0, "")],
+    "down": [(2, 43, "EndpointUnavailable")] * 30,
+    "crash": [(1, 1, "")] * 30,
+    "hangs": None,
+    "no Secret": None,
 }
 TIMELINES = {name: make() for name, make in BEHAVIOURS.items()}
 
@@ -143,6 +158,9 @@ class Cluster:
     deployment: Manifest | None = None
     service: Manifest | None = None
     revisions: dict[str, Manifest] = field(default_factory=dict)
+    fetches: dict[str, str] = field(default_factory=dict)
+    claim: Manifest | None = None
+    jobs: dict[str, Manifest] = field(default_factory=dict)
     pods: list[Pod] = field(default_factory=list)
     version: int = 1
     parent_version: int = 1
@@ -174,7 +192,11 @@ class Cluster:
             "spec": self.spec,
             "status": self.status,
         }
+        job = self._wanted_job()
         return Observation(
+            claim=self.claim,
+            fetch=None if job is None else self._job_now(job),
+            fetch_pods=() if job is None else tuple(self._fetch_pods(job)),
             parent=parse_parent(live),
             deployment=self.deployment,
             service=self.service,
@@ -196,6 +218,7 @@ class Cluster:
                 name = self._unchanged(live, self.revisions.get(live["metadata"]["name"]))
                 old = self.revisions[name]
                 annotations = {**old["metadata"]["annotations"], names.VERDICT: annotation}
+                annotations |= {names.MODEL: action.model} if action.model else {}
                 self.revisions[name] = self._stored(
                     {**old, "metadata": {**old["metadata"], "annotations": annotations}}
                 )
@@ -203,6 +226,73 @@ class Cluster:
                 del self.revisions[self._unchanged(live, self.revisions.get(live["metadata"]["name"]))]
             case Apply(manifest, live):
                 self._apply(manifest, live)
+            case Make(manifest):
+                self._make(manifest)
+            case Amend(live, operations):
+                raise AssertionError(f"nobody shares anything here: {live}, {operations}")
+            case Discard(live):
+                del self.jobs[self._unchanged(live, self.jobs.get(live["metadata"]["name"]))]
+
+    # The Job controller, and what the fetch's pods do.
+
+    def _make(self, manifest: Manifest) -> None:
+        name, kind = manifest["metadata"]["name"], manifest["kind"]
+        if name in self.jobs or (kind != "Job" and self.claim is not None):
+            raise Conflict(name)
+        stored = self._stored(manifest)
+        stored["metadata"] |= {"uid": f"uid-{kind}-{self.version}", "creationTimestamp": self.time.strftime("%FT%TZ")}
+        if kind == "Job":
+            env = {
+                one["name"]: one.get("value") for one in manifest["spec"]["template"]["spec"]["containers"][0]["env"]
+            }
+            stored["behaviour"], stored["begins"] = self.fetches[str(env["MODEL_REVISION"])], self.now
+            self.jobs[name] = stored
+        else:
+            self.claim = {**stored, "status": {"phase": "Bound"}}
+
+    def _wanted_job(self) -> Manifest | None:
+        spec = LLMDeploymentSpec.model_validate(self.spec)
+        if spec.used_cache is None or self.claim is None:
+            return None
+        job = self.jobs.get(fetch_name(spec, self.claim, SETTINGS.server_image))
+        ended = None if job is None else self._ended(job)
+        return None if ended is not None and self.now >= ended + KEPT_SECONDS else job
+
+    def _lives(self, job: Manifest) -> Iterator[tuple[float, float, int, str]]:
+        """When each pod begins and ends, and how."""
+        at, pause = job["begins"], 10.0
+        for lasts, code, words in FETCHES[job["behaviour"]] or [(FOR_EVER, 0, "")]:
+            yield at, at + lasts, code, words
+            at, pause = at + lasts + pause, min(360.0, pause * 2)
+
+    def _ended(self, job: Manifest) -> float | None:
+        end, code = [(end, code) for _, end, code, _ in self._lives(job)][-1]
+        final = code in (0, 22) or job["behaviour"] == "down"
+        return end if end <= self.now and final else None
+
+    def _job_now(self, job: Manifest) -> Manifest:
+        ended, good = self._ended(job), job["behaviour"] not in ("gated", "down")
+        done = [] if ended is None else [{"type": "Complete" if good else "Failed", "status": "True"}]
+        return {**job, "status": {"conditions": done}}
+
+    def _fetch_pods(self, job: Manifest) -> Iterator[Manifest]:
+        for number, (begin, end, code, words) in enumerate(self._lives(job)):
+            if begin > self.now:
+                return
+            state: Manifest = {"running": {}}
+            phase = "Running"
+            if end <= self.now:
+                message = last_words_of(code, words)
+                finished = (START + timedelta(seconds=end)).strftime("%FT%TZ")
+                state = {"terminated": {"exitCode": code, "message": message, "finishedAt": finished}}
+                phase = "Failed" if code else "Succeeded"
+            elif job["behaviour"] == "no Secret":
+                state, phase = {"waiting": {"reason": "CreateContainerConfigError", "message": "no Secret"}}, "Pending"
+            yield {
+                "metadata": {"name": f"{job['metadata']['name']}-{number}", "namespace": "clinic", "labels": {}},
+                "spec": {"containers": []},
+                "status": {"phase": phase, "containerStatuses": [{"name": names.FETCH_CONTAINER, "state": state}]},
+            }
 
     def _apply(self, manifest: Manifest, live: Manifest | None) -> None:
         kind = manifest["kind"].lower()
@@ -330,4 +420,7 @@ class Cluster:
             soak = self.deployment["spec"].get("minReadySeconds", 0)
             due = [since + soak for pod in self.pods if (since := pod.ready_since(self.now)) is not None]
             moments += [one for one in (*due, self.times_out) if one > self.now]
+        job = self._wanted_job()
+        if job is not None:
+            moments += [one for begin, end, _, _ in self._lives(job) for one in (begin, end) if one > self.now]
         return min(moments, default=FOR_EVER)

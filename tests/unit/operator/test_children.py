@@ -37,6 +37,11 @@ SPECS: dict[str, dict[str, Any]] = {
         "rollout": {"strategy": "Recreate", "soakSeconds": 30, "progressDeadlineSeconds": 300},
         "rollback": {"enabled": False, "fallback": "Mock"},
     },
+    "cached": {
+        "mode": "qwen",
+        "model": {"repository": "clinic/triage-4b", "revision": "v2", "endpoint": "https://hub.example.com"},
+        "cache": {"claimName": "models", "size": "40Gi", "storageClassName": "efs-sc"},
+    },
 }
 
 
@@ -66,7 +71,7 @@ def test_pods_meet_pod_security_restricted(name: str) -> None:
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
     assert pod["automountServiceAccountToken"] is False
-    for container in pod["containers"]:
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
@@ -97,7 +102,29 @@ def test_a_recorded_template_is_applied_word_for_word_and_names_its_revision() -
 
 def test_the_server_is_told_the_mode_by_its_short_name() -> None:
     modes = {mode: pod_of({"mode": mode})["containers"][0]["env"] for mode in ("qwen", "Qwen3-4B-Thinking-2507")}
-    assert modes["qwen"] == modes["Qwen3-4B-Thinking-2507"] == [{"name": "LLM_MODE", "value": "qwen"}]
+    assert modes["qwen"][0] == modes["Qwen3-4B-Thinking-2507"][0] == {"name": "LLM_MODE", "value": "qwen"}
+
+
+def test_without_a_cache_each_pod_fetches_for_itself() -> None:
+    pod = pod_of({"mode": "qwen", "model": {"repository": "a/b"}})
+    (fetch,), (server,) = pod["initContainers"], pod["containers"]
+    assert pod["volumes"][1] == {"name": "models", "emptyDir": {}}
+    assert fetch["command"] == ["python", "-m", "inference_server", "fetch"]
+    assert fetch["volumeMounts"][1] == {"name": "models", "mountPath": "/models"}
+    assert server["volumeMounts"][1] == {"name": "models", "mountPath": "/models", "readOnly": True}
+    assert {"name": "MODEL_REPOSITORY", "value": "a/b"} in server["env"]
+    assert "HUGGINGFACE_TOKEN" not in str(server), "the server needs no token"
+
+
+def test_a_model_in_the_image_is_not_fetched() -> None:
+    for spec in (
+        {"mode": "qwen", "model": {"source": "image"}},
+        {"mode": "qwen", "model": {"source": "image"}, "cache": {}},
+    ):
+        pod = pod_of(spec)
+        assert "initContainers" not in pod
+        assert pod["containers"][0]["env"] == [{"name": "LLM_MODE", "value": "qwen"}]
+        assert [one["name"] for one in pod["volumes"]] == ["tmp"]
 
 
 def test_empty_strings_are_left_out_of_tolerations_as_the_api_server_does() -> None:

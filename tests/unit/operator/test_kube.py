@@ -323,7 +323,9 @@ async def test_a_delete_names_what_it_was_decided_on_and_what_is_gone_is_gone(ku
     kube = await kube_with(gone)
     await kube.delete(live())
     path = "/apis/apps/v1/namespaces/clinic/controllerrevisions/triage-1"
-    assert bodies == [("DELETE", path, {"preconditions": {"uid": "uid-1", "resourceVersion": "7"}})]
+    conditions = {"uid": "uid-1", "resourceVersion": "7"}
+    # The default for a Job would leave its pods behind.
+    assert bodies == [("DELETE", path, {"preconditions": conditions, "propagationPolicy": "Background"})]
 
 
 async def test_a_delete_of_what_has_changed_is_a_conflict(kube_with: KubeFactory) -> None:

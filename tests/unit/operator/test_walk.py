@@ -21,10 +21,12 @@ from llm_operator.core.plan import plan
 from llm_operator.core.revision import State, parse_revision
 from llm_operator.core.status import build_status
 from tests.unit.operator.builders import SETTINGS
-from tests.unit.operator.simulation import BEHAVIOURS, FOR_EVER, Cluster, Conflict
+from tests.unit.operator.simulation import BEHAVIOURS, FETCHES, FOR_EVER, Cluster, Conflict
 
 IMAGES = ("a:1", "b:1", "c:1", "d:1")
 DEADLINE, SOAK = 60, 10
+# Model revisions are called after how their fetch ends.
+MODELS = {name.replace(" ", "-"): name for name in FETCHES}
 # Until the last deadline (doubled, for the declared revision and for the way back) and the budget's hour are over.
 REST = 2 * 3600.0
 
@@ -46,7 +48,7 @@ class Walker:
             "rollout": {"progressDeadlineSeconds": DEADLINE, "soakSeconds": SOAK},
             "rollback": {},
         }
-        self.cluster = Cluster(behaviour=behaviours, spec=spec)
+        self.cluster = Cluster(behaviour=behaviours, spec=spec, fetches=MODELS)
         self.suspicion: Suspicion | None = None
         self.due = 0.0
         self.dies_after: int | None = None
@@ -152,6 +154,7 @@ class Walker:
             applied = goes.history.get(names.revision_of(action.manifest))
             assert applied is not None, "what is applied is recorded"
             assert applied.template == action.manifest["spec"]["template"], "and applied word for word"
+            assert not applied.waits, "nothing starts before its model is there"
             note(f"{self.cluster.now:.0f} applied {applied.hash} ({applied.state})")
             if applied.state is State.REJECTED:
                 assert goes.last_good is None or not self.spec.rollback.enabled, "a rejected revision is not applied"
@@ -231,6 +234,12 @@ def take(walker: Walker, what: str, value: Any) -> None:
     match what:
         case "image":
             cluster.edit(image=value)
+        case "model":
+            cluster.edit(mode="qwen", cache={}, model={"revision": value})
+        case "no model":
+            cluster.edit(mode="mock")
+        case "memory":
+            cluster.edit(resources={"limits": {"memory": value}})
         case "replicas":
             walker.steady = min(walker.steady, value)
             cluster.edit(replicas=value)
@@ -268,6 +277,8 @@ def _delete(walker: Walker, value: str) -> None:
         cluster.revisions = {}
         # Their verdicts are gone with them.
         walker.rejections.clear()
+    elif value == "jobs":
+        cluster.jobs = {}
     else:
         setattr(cluster, value, None)
 
@@ -277,6 +288,10 @@ EVENTS = st.one_of(
     st.tuples(st.just("image"), st.sampled_from(IMAGES)),
     st.tuples(st.just("time"), st.sampled_from([1.0, 5.0, 15.0, 40.0, 100.0, 500.0, 4000.0])),
     st.tuples(st.just("time"), st.sampled_from([1.0, 5.0, 15.0, 40.0, 100.0, 500.0, 4000.0])),
+    st.tuples(st.just("model"), st.sampled_from(sorted(MODELS))),
+    st.tuples(st.just("model"), st.sampled_from(sorted(MODELS))),
+    st.tuples(st.just("no model"), st.none()),
+    st.tuples(st.just("memory"), st.sampled_from(["1Gi", "16Gi"])),
     st.tuples(st.just("replicas"), st.integers(0, 3)),
     st.tuples(st.just("token"), st.sampled_from(["1", "2", "3", None])),
     st.tuples(st.just("enabled"), st.booleans()),
@@ -286,7 +301,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("behaviour"), st.tuples(st.sampled_from(IMAGES), st.sampled_from(sorted(BEHAVIOURS)))),
     st.tuples(st.just("die"), st.integers(0, 3)),
     st.tuples(st.just("forget"), st.none()),
-    st.tuples(st.just("delete"), st.sampled_from(["deployment", "service", "revisions"])),
+    st.tuples(st.just("delete"), st.sampled_from(["deployment", "service", "revisions", "jobs", "claim"])),
     st.tuples(st.just("wipe"), st.none()),
     st.tuples(st.just("outage"), st.sampled_from([20.0, 600.0])),
     st.tuples(st.just("behind"), st.none()),
@@ -345,7 +360,29 @@ def check_at_rest(walker: Walker) -> None:
                 cluster.behaviour[spec.image or ""] not in ("good", "slow")
                 or spec.replicas == 0
                 or (goes.target is not declared)
+                or declared.waits
             ), "what is kept and works is good in the end"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(sorted(MODELS)), st.integers(1, 3), st.integers(0, 120))
+def test_a_model_that_cannot_be_fetched_never_touches_what_serves(model: str, replicas: int, edited_at: float) -> None:
+    walker = Walker({"a:1": "good"})
+    walker.cluster.edit(replicas=replicas)
+    walker.pass_time(200 + edited_at)
+    uids, deployment = {pod.name for pod in walker.cluster.pods}, walker.cluster.deployment
+    assert walker.steady == replicas
+    take(walker, "model", model)
+    walker.pass_time(DEADLINE * 4.0)
+    ready = {one["type"]: one for one in walker.cluster.status["conditions"]}["Ready"]
+    if MODELS[model] in ("brings", "slow", "flaky"):
+        assert ready["status"] == "True"
+        assert walker.cluster.status["cache"] == {"phase": "Ready", "percent": 100}
+        return
+    assert (ready["status"], ready["reason"]) == ("False", "RolledBack")
+    assert {pod.name for pod in walker.cluster.pods} == uids
+    assert walker.cluster.deployment == deployment, "not a single write"
+    assert walker.cluster.status["cache"]["phase"] == "Failed"
 
 
 @settings(max_examples=60, deadline=None)

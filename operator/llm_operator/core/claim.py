@@ -1,0 +1,91 @@
+"""The claim that keeps models: made when it is absent, grown when it is ours, else used as it is. Pure.
+
+Several LLMDeployments may share one. It is kept by default: an owner reference, by which the garbage collector deletes
+it, is there only for `deletionPolicy: Delete`, and only while nobody else wants it kept.
+"""
+
+from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.types import Cache
+from llm_operator.core import names, quantity
+from llm_operator.core.children import shared_reference
+from llm_operator.core.model import Amend, Parent
+from llm_operator.core.names import Manifest
+
+COMPONENT = "model-cache"
+
+
+def build_claim(parent: Parent, cache: Cache, *, kept_for_others: bool) -> Manifest:
+    """The PersistentVolumeClaim of a cache."""
+    goes_with_us = cache.deletion_policy == "Delete" and not kept_for_others
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": cache.claim_name,
+            "namespace": parent.namespace,
+            "labels": names.shared_labels(COMPONENT),
+            **({"ownerReferences": [shared_reference(parent)]} if goes_with_us else {}),
+        },
+        "spec": {
+            "accessModes": list(cache.access_modes),
+            "resources": {"requests": {"storage": str(cache.size)}},
+            **({"storageClassName": cache.storage_class_name} if cache.storage_class_name else {}),
+        },
+    }
+
+
+def amend_claim(parent: Parent, cache: Cache, live: Manifest, *, kept_for_others: bool) -> Amend | None:
+    """What has to change on a claim of ours: a larger size, our owner reference."""
+    if not names.is_managed(live) or is_going(live):
+        return None
+    operations = _owner(parent, live, wanted=cache.deletion_policy == "Delete" and not kept_for_others)
+    size = live["spec"]["resources"]["requests"]["storage"]
+    if quantity.parse(cache.size) > quantity.parse(size):
+        path = "/spec/resources/requests/storage"
+        operations.append({"op": "replace", "path": path, "value": str(cache.size)})
+    return Amend(live, tuple(operations)) if operations else None
+
+
+def problem(name: str, live: Manifest | None) -> Finding | None:
+    """Why nothing can be fetched into the claim, or None. One that waits for its first pod is no problem."""
+    if live is None:
+        return Finding(Reason.CLAIM_PENDING, f"PersistentVolumeClaim {name} is being created.")
+    if is_going(live):
+        return Finding(
+            Reason.CLAIM_LOST,
+            f"PersistentVolumeClaim {name} is being deleted; it is made anew once the pods that use it are gone.",
+        )
+    if live.get("status", {}).get("phase") == "Lost":
+        return Finding(
+            Reason.CLAIM_LOST,
+            f"PersistentVolumeClaim {name} lost its volume; restore the volume, or delete the claim, which is then "
+            "made and filled anew.",
+        )
+    return None
+
+
+def is_pending(live: Manifest | None) -> bool:
+    """Whether the claim has no volume (yet)."""
+    return live is not None and live.get("status", {}).get("phase", "Pending") == "Pending"
+
+
+def is_going(live: Manifest) -> bool:
+    """Whether it is being deleted."""
+    return "deletionTimestamp" in live["metadata"]
+
+
+def _owner(parent: Parent, live: Manifest, *, wanted: bool) -> list[Manifest]:
+    owners = live["metadata"].get("ownerReferences", [])
+    at = next((index for index, one in enumerate(owners) if one["uid"] == parent.uid), None)
+    if wanted and at is None:
+        return [add_owner(live, shared_reference(parent))]
+    if not wanted and at is not None:
+        return [{"op": "remove", "path": f"/metadata/ownerReferences/{at}"}]
+    return []
+
+
+def add_owner(live: Manifest, reference: Manifest) -> Manifest:
+    """The JSON patch operation that adds an owner."""
+    if live["metadata"].get("ownerReferences"):
+        return {"op": "add", "path": "/metadata/ownerReferences/-", "value": reference}
+    return {"op": "add", "path": "/metadata/ownerReferences", "value": [reference]}

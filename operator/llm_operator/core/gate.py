@@ -1,0 +1,183 @@
+"""May a revision start, as far as its model goes? Pure; called by plan.py before anything of it is applied.
+
+A fetch that ended badly condemns the revision with its own reason, one that can pass has until the deadline, which
+moves on as long as bytes come. A model that does not fit into the declared memory is refused. What serves is touched
+by none of this.
+"""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from llm_operator.api.conditions import FINE, Finding, Reason
+from llm_operator.api.types import Cache, LLMDeploymentSpec
+from llm_operator.core.cached_model import CachedModel
+from llm_operator.core.children import shared_reference
+from llm_operator.core.claim import add_owner, is_pending, problem
+from llm_operator.core.diagnosis import Proof
+from llm_operator.core.fetch import Fetch, build_fetch, fetch_name, is_finished, lost_its_pod, read_fetch
+from llm_operator.core.history import History
+from llm_operator.core.judge import (
+    Judgement,
+    allowed_seconds,
+    deadline_of,
+    rejected,
+    stopped,
+    suspicion_of,
+    trusted_from,
+)
+from llm_operator.core.memory import too_small
+from llm_operator.core.model import Action, Amend, Discard, Make, Observation, Settings
+from llm_operator.core.names import Manifest
+from llm_operator.core.revision import Revision, State, Verdict, revisioned_fields
+
+# Every so often the fetch's log is read.
+PROGRESS_SECONDS = 5.0
+
+
+def current_fetch(observation: Observation) -> Fetch | None:
+    """How the fetch of the declared model stands."""
+    return read_fetch(observation.fetch, observation.fetch_pods, observation.claim)
+
+
+def fetch_actions(
+    observation: Observation,
+    spec: LLMDeploymentSpec,
+    cache: Cache,
+    revision: Revision,
+    history: History,
+    settings: Settings,
+) -> list[Action]:
+    """What has to be written so that the model of a revision is fetched: its Job, or our share in it."""
+    claim, job = observation.claim, observation.fetch
+    if claim is None or problem(cache.claim_name, claim) is not None or revision.state is State.REJECTED:
+        return []
+    if remembered(history, spec, claim) is not None:
+        return []
+    if job is None:
+        name = fetch_name(spec, claim, settings.server_image)
+        return [Make(build_fetch(observation.parent, spec, cache, name, settings.server_image))]
+    if "deletionTimestamp" in job["metadata"]:
+        return []
+    fetch = current_fetch(observation)
+    of_an_earlier_try = fetch is not None and fetch.failed and _is_older(job, revision.verdict)
+    if of_an_earlier_try or lost_its_pod(job, observation.fetch_pods):
+        return [Discard(job)]
+    owners = {one["uid"] for one in job["metadata"].get("ownerReferences", [])}
+    if is_finished(job) or observation.parent.uid in owners:
+        return []
+    return [Amend(job, (add_owner(job, shared_reference(observation.parent)),))]
+
+
+def judge_fetch(
+    observation: Observation, spec: LLMDeploymentSpec, revision: Revision, history: History, settings: Settings
+) -> Judgement:
+    """Judge the model of a revision that waits for it: pinned once it is there, rejected when that is hopeless."""
+    fetch = current_fetch(observation)
+    model = remembered(history, spec, observation.claim) or (None if fetch is None else fetch.model)
+    if model is not None:
+        return _judge_fit(observation, spec, revision, model)
+    verdict, now = revision.verdict, observation.now
+    if verdict.state is not State.CANDIDATE or verdict.started_at is None or verdict.progress_at is None:
+        return Judgement()
+    if spec.replicas == 0:
+        return Judgement(stopped(verdict))
+    suspicion = None if fetch is None else suspicion_of(observation, revision, fetch.fault)
+    final = fetch is not None and fetch.failed and not _is_older(observation.fetch, verdict)
+    proved: datetime | None = trusted_from(observation) if final else None
+    if fetch is not None and fetch.fault is not None and suspicion is not None:
+        lasts = settings.confirm_seconds if fetch.fault.proof is Proof.STANDING else 0.0
+        proved = max(suspicion.since + timedelta(seconds=lasts), trusted_from(observation))
+    due = deadline_of(observation, spec, verdict)
+    if fetch is not None and proved is not None and now >= proved:
+        return _refused(observation, spec, revision, fetch.finding)
+    if now >= due:
+        return _refused(observation, spec, revision, _too_late(observation, spec))
+    moved = _moved(observation, spec, verdict)
+    waits = [(due - now).total_seconds()]
+    if proved is not None:
+        waits.append((proved - now).total_seconds())
+    if fetch is not None and fetch.pod is not None:
+        waits.append(PROGRESS_SECONDS)
+    return Judgement(moved, suspicion=suspicion, look_again_after=min(waits))
+
+
+def remembered(history: History, spec: LLMDeploymentSpec, claim: Manifest | None) -> CachedModel | None:
+    """The model of an earlier revision that declared the same: it is in the claim, and nobody need be asked."""
+    if claim is None:
+        return None
+    wanted = _which(revisioned_fields(spec))
+    found = [
+        one.model
+        for one in history.revisions
+        if one.model is not None and one.model.claim == claim["metadata"]["uid"] and _which(one.fields) == wanted
+    ]
+    return found[-1] if found else None
+
+
+def waiting(observation: Observation, cache: Cache) -> Finding | None:
+    """What to tell of a model that is waited for."""
+    claim = observation.claim
+    obstacle = problem(cache.claim_name, claim)
+    fetch = current_fetch(observation)
+    if obstacle is not None or fetch is None:
+        return obstacle
+    if is_pending(claim) and fetch.finding.reason is Reason.UNSCHEDULABLE:
+        return Finding(
+            Reason.CLAIM_PENDING,
+            f"PersistentVolumeClaim {cache.claim_name} has no volume; see `kubectl describe pvc {cache.claim_name}`. "
+            f"{fetch.finding.message}",
+        )
+    return fetch.finding
+
+
+def _judge_fit(observation: Observation, spec: LLMDeploymentSpec, revision: Revision, model: CachedModel) -> Judgement:
+    misfit = too_small(spec, model)
+    if misfit is None:
+        # The servers have all their time from now on.
+        since = observation.now if revision.verdict.started_at is not None else None
+        begun = replace(revision.verdict, started_at=since, progress=0, progress_at=since, extended=False)
+        kept = begun if revision.state is State.CANDIDATE else revision.verdict
+        return Judgement(kept, model=model, look_again_after=allowed_seconds(spec))
+    if revision.state is not State.CANDIDATE or spec.replicas == 0:
+        return Judgement()
+    wait = (trusted_from(observation) - observation.now).total_seconds()
+    return _refused(observation, spec, revision, misfit) if wait <= 0 else Judgement(look_again_after=wait)
+
+
+def _refused(observation: Observation, spec: LLMDeploymentSpec, revision: Revision, finding: Finding) -> Judgement:
+    """Nothing of it ever ran, so nothing is rolled back and no budget is used."""
+    return rejected(observation, spec, revision, None, finding)
+
+
+def _moved(observation: Observation, spec: LLMDeploymentSpec, verdict: Verdict) -> Verdict | None:
+    """The verdict with the progress that was made, once in a while: that moves the deadline."""
+    progress, since = observation.fetch_progress, verdict.progress_at
+    if progress is None or since is None or progress.percent <= verdict.progress:
+        return None
+    if (observation.now - since).total_seconds() < allowed_seconds(spec) / 4:
+        return None
+    return replace(verdict, progress=progress.percent, progress_at=observation.now)
+
+
+def _is_older(job: Manifest | None, verdict: Verdict) -> bool:
+    """Whether the Job was made before this attempt began: what became of it is no answer to the attempt."""
+    if job is None or verdict.started_at is None:
+        return False
+    return datetime.fromisoformat(job["metadata"]["creationTimestamp"]) < verdict.started_at.replace(microsecond=0)
+
+
+def _too_late(observation: Observation, spec: LLMDeploymentSpec) -> Finding:
+    late = (
+        "The model was not fetched: no progress for "
+        f"{spec.rollout.progress_deadline_seconds} s (rollout.progressDeadlineSeconds)."
+    )
+    cache = spec.used_cache
+    assert cache is not None, "it waits for a fetch"
+    known = waiting(observation, cache)
+    reason = Reason.PROGRESS_DEADLINE_EXCEEDED if known is None or known.reason in FINE else known.reason
+    return Finding(reason, late if known is None else f"{late} {known.message}")
+
+
+def _which(fields: Manifest) -> tuple[object, ...]:
+    model = fields.get("model", {})
+    return (fields.get("cache"), *(model.get(key) for key in ("repository", "revision", "endpoint")))

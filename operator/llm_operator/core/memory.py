@@ -1,0 +1,57 @@
+"""Does a model fit into a memory limit? A lower bound, from what READY.json says. Pure; called by gate.py.
+
+Weights as they are stored, keys and values of one request of usual length, and what the server itself takes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.types import LLMDeploymentSpec
+from llm_operator.core import quantity
+from llm_operator.core.cached_model import CachedModel
+
+SERVER_BYTES = 512 * 2**20
+REQUEST_TOKENS = 4096
+# Keys and values are kept in 16 bits, whatever the weights are.
+VALUE_BYTES = 2
+STEP = 256 * 2**20
+
+
+def too_small(spec: LLMDeploymentSpec, model: CachedModel) -> Finding | None:
+    """Why the memory limit of a spec cannot hold a model, with the number that would do; None where it can."""
+    limits = None if spec.resources is None else spec.resources.limits
+    limit = None if limits is None else limits.get("memory")
+    if limit is None or spec.wanted_model.memory_check == "Skip":
+        return None
+    needed = needed_bytes(model)
+    if quantity.parse(limit) >= needed:
+        return None
+    return Finding(
+        Reason.MEMORY_LIMIT_TOO_SMALL,
+        f"spec.resources.limits.memory is {limit}, and {model.repository} needs {_mebibytes(needed)} at least: "
+        f"{_mebibytes(model.weights_bytes)} for its weights, the rest for one request and the server. Set "
+        f"{_mebibytes(needed)} or more, or choose a smaller model; spec.model.memoryCheck Skip has it tried "
+        "all the same.",
+    )
+
+
+def needed_bytes(model: CachedModel) -> int:
+    """The least memory that serving takes, rounded up to 256 MiB."""
+    total = model.weights_bytes + _cache_bytes(model.facts) + SERVER_BYTES
+    return -(-total // STEP) * STEP
+
+
+def _cache_bytes(facts: Mapping[str, Any]) -> int:
+    """Keys and values of one request; nothing where config.json does not say."""
+    numbers = [facts.get(key) for key in ("layers", "keyValueHeads", "headDimension")]
+    tokens, product = facts.get("contextTokens"), 2 * VALUE_BYTES
+    for number in numbers:
+        if not isinstance(number, int):
+            return 0
+        product *= number
+    return product * (min(tokens, REQUEST_TOKENS) if isinstance(tokens, int) else REQUEST_TOKENS)
+
+
+def _mebibytes(amount: int) -> str:
+    return f"{-(-amount // 2**20)}Mi"

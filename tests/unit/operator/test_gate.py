@@ -1,0 +1,441 @@
+"""The gate: nothing of a revision is applied before its model is in the cache."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from llm_operator.api.conditions import ConditionType, Reason
+from llm_operator.api.types import LLMDeploymentStatus
+from llm_operator.core import names
+from llm_operator.core.cached_model import COMMIT_MARK, PATH_MARK, CachedModel, encode, pinned, waits
+from llm_operator.core.children import build_service
+from llm_operator.core.course import course
+from llm_operator.core.gate import PROGRESS_SECONDS
+from llm_operator.core.model import Amend, Apply, Discard, Judge, Make, Observation, Plan, Progress, Record
+from llm_operator.core.plan import plan
+from llm_operator.core.revision import Revision, State
+from llm_operator.core.status import build_status, is_news
+from tests.unit.operator.builders import (
+    COMMIT,
+    NOW,
+    SETTINGS,
+    WEIGHTS,
+    a_cached_spec,
+    a_claim,
+    a_fetch,
+    a_fetch_pod,
+    a_parent,
+    a_revision,
+    a_spec,
+    after,
+    ago,
+    an_observation,
+    as_stored,
+    last_words_of,
+    read,
+    running,
+)
+
+PATH = f"/models/Qwen--Qwen3-4B-Thinking-2507/{COMMIT}"
+MODEL = CachedModel("Qwen/Qwen3-4B-Thinking-2507", COMMIT, PATH, WEIGHTS, {}, "uid-claim")
+
+
+def planned(observation: Observation) -> Plan:
+    return plan(observation, SETTINGS)
+
+
+def of_kind(decided: Plan, kind: type) -> list[Any]:
+    return [one for one in decided.actions if isinstance(one, kind)]
+
+
+def verdicts(decided: Plan) -> list[Revision]:
+    found = []
+    for one in of_kind(decided, Judge):
+        annotations = {**one.live["metadata"]["annotations"], names.VERDICT: one.annotation}
+        annotations |= {names.MODEL: one.model} if one.model else {}
+        found.append(read({**one.live, "metadata": {**one.live["metadata"], "annotations": annotations}}))
+    return found
+
+
+def fetching(
+    job: Any = None, *pods: Any, spec: Any = None, state: State = State.CANDIDATE, verdict: Any = None, **over: Any
+) -> Observation:
+    """A mock serves; a real model was declared a minute ago and is being fetched."""
+    spec = spec or a_cached_spec()
+    good = a_revision(State.GOOD)
+    candidate = a_revision(state, number=2, spec=spec, **(verdict or {}))
+    status = {"desiredRevision": candidate.hash, "conditions": []}
+    values: dict[str, Any] = {
+        "parent": a_parent(spec=spec, status=status),
+        "claim": a_claim(),
+        "fetch": a_fetch() if job is None else job,
+        "fetch_pods": pods,
+    }
+    return replace(running(a_spec(), good, candidate), **{**values, **over})
+
+
+def told(observation: Observation) -> dict[str, tuple[str, str]]:
+    status = build_status(observation, None)
+    LLMDeploymentStatus.model_validate(status, extra="forbid")
+    return {one["type"]: (one["status"], one["reason"]) for one in status["conditions"]}
+
+
+def test_a_new_object_gets_its_claim_first_then_its_fetch_and_no_deployment() -> None:
+    first = an_observation(parent=a_parent(spec=a_cached_spec()))
+    decided = planned(first)
+    assert [one.manifest["kind"] for one in of_kind(decided, Make)] == ["PersistentVolumeClaim"]
+    second = after(first, decided)
+    assert [one.manifest["kind"] for one in of_kind(planned(second), Make)] == ["Job"]
+    assert [one.manifest["kind"] for one in of_kind(decided, Apply)] == ["Service"]
+    third = after(second, planned(second))
+    assert planned(third).actions == ()
+    assert told(third)["Ready"] == ("False", "ModelFetching")
+    assert told(third)["ModelCached"] == ("False", "ModelFetching")
+
+
+def test_what_serves_is_not_touched_while_a_model_is_fetched() -> None:
+    observation = fetching(None, a_fetch_pod())
+    assert planned(observation).actions == ()
+    assert planned(observation).look_again_after == PROGRESS_SECONDS
+    assert told(observation)["Available"] == ("True", "ReplicasAvailable")
+
+
+def test_what_serves_is_scaled_and_repaired_while_a_model_is_fetched() -> None:
+    observation = fetching(spec=a_cached_spec(replicas=3))
+    (action,) = of_kind(planned(observation), Apply)
+    assert action.manifest["spec"]["replicas"] == 3
+    assert names.revision_of(action.manifest) == names.revision_of(observation.deployment)
+
+
+def test_a_model_that_is_there_is_pinned_and_only_then_applied() -> None:
+    observation = fetching(None, a_fetch_pod(0, last_words_of()))
+    decided = planned(observation)
+    (verdict,) = verdicts(decided)
+    assert verdict.model is not None
+    assert (verdict.model.path, verdict.model.claim) == (PATH, "uid-claim")
+    assert verdict.verdict.started_at == NOW, "the servers have all their time"
+    (action,) = of_kind(decided, Apply)
+    template = action.manifest["spec"]["template"]
+    assert not waits(template)
+    env = {one["name"]: one["value"] for one in template["spec"]["containers"][0]["env"]}
+    assert env == {"LLM_MODE": "qwen", "MODEL_PATH": PATH, "HF_HUB_OFFLINE": "1"}
+    assert template["metadata"]["annotations"][names.MODEL_COMMIT] == COMMIT
+    assert template["spec"]["volumes"][1]["persistentVolumeClaim"] == {"claimName": "model-cache", "readOnly": True}
+    assert [type(one) for one in decided.actions].index(Judge) < [type(one) for one in decided.actions].index(Apply)
+    then = after(observation, decided)
+    assert planned(then).actions == ()
+    assert told(then)["ModelCached"] == ("True", "ModelReady")
+    status = build_status(then, None)
+    assert status["cache"] == {"phase": "Ready", "percent": 100}
+    assert status["model"] == {"repository": MODEL.repository, "revision": "main", "commit": COMMIT}
+
+
+def test_a_newer_operator_and_a_job_that_is_gone_change_nothing() -> None:
+    then = after(observation := fetching(None, a_fetch_pod(0, last_words_of())), planned(observation))
+    newer = replace(SETTINGS, server_image="registry.example.com/server:2")
+    assert plan(replace(then, fetch=None, fetch_pods=()), newer).actions == ()
+
+
+def test_a_fetch_that_failed_for_good_rejects_with_its_own_reason_and_touches_nothing() -> None:
+    observation = fetching(a_fetch("Failed"), a_fetch_pod(22, last_words_of(22, "RepositoryGated")))
+    decided = planned(observation)
+    (verdict,) = verdicts(decided)
+    assert (verdict.state, verdict.verdict.reason) == (State.REJECTED, "RepositoryGated")
+    assert verdict.verdict.rollbacks == (), "nothing was rolled back"
+    assert decided.is_delicate(observation.parent)
+    assert of_kind(decided, Apply) == []
+    then = after(observation, decided)
+    assert planned(then).actions == ()
+    conditions = told(then)
+    assert conditions["Ready"] == ("False", "RolledBack")
+    assert conditions["RolledBack"] == ("True", "RepositoryGated")
+    assert conditions["ModelCached"] == ("False", "RepositoryGated")
+    assert build_status(then, None)["cache"] == {"phase": "Failed"}
+
+
+def test_a_first_install_that_fails_to_fetch_is_stalled_and_starts_nothing() -> None:
+    spec = a_cached_spec()
+    rejected = a_revision(State.REJECTED, spec=spec, reason="RevisionNotFound")
+    observation = an_observation(
+        parent=a_parent(spec=spec, status={"conditions": []}),
+        revisions=(rejected.live,),
+        service=as_stored(build_service(a_parent())),
+        claim=a_claim(),
+        fetch=a_fetch("Failed"),
+    )
+    assert planned(observation).actions == ()
+    conditions = told(observation)
+    assert conditions["Ready"] == ("False", "RevisionNotFound")
+    assert conditions["Stalled"] == ("True", "NoKnownGoodRevision")
+
+
+def test_nobody_is_condemned_right_after_an_outage() -> None:
+    job, pod = a_fetch("Failed"), a_fetch_pod(22, last_words_of(22, "RepositoryGated"))
+    for spec, pods in (
+        (None, (job, pod)),
+        (a_cached_spec(resources={"limits": {"memory": "1Gi"}}), (None, a_fetch_pod(0, last_words_of()))),
+    ):
+        observation = fetching(*pods, spec=spec, contact_since=ago(5))
+        assert verdicts(planned(observation)) == []
+        assert planned(observation).look_again_after == 25
+
+
+def test_what_can_pass_has_until_the_deadline() -> None:
+    pod = a_fetch_pod(40, last_words_of(40, "RateLimited"))
+    observation = fetching(None, pod)
+    assert planned(observation).actions == ()
+    assert told(observation)["Ready"] == ("False", "RateLimited")
+    (verdict,) = verdicts(planned(replace(observation, now=NOW + timedelta(seconds=900))))
+    assert (verdict.state, verdict.verdict.reason) == (State.REJECTED, "RateLimited")
+    assert "900 s" in verdict.verdict.message
+
+
+@pytest.mark.parametrize(
+    ("over", "reason"),
+    [
+        ({}, "ProgressDeadlineExceeded"),
+        ({"claim": a_claim(phase="Lost")}, "ClaimLost"),
+        ({"fetch": None, "claim": None}, "ClaimPending"),
+    ],
+)
+def test_a_fetch_that_never_ends_is_rejected_at_the_deadline(over: dict[str, Any], reason: str) -> None:
+    late = fetching(None, a_fetch_pod(), now=NOW + timedelta(seconds=900), **over)
+    (verdict,) = verdicts(planned(late))
+    assert verdict.verdict.reason == reason
+
+
+def test_bytes_that_come_move_the_deadline_once_in_a_while() -> None:
+    def at(seconds: float, done: int) -> Plan:
+        later = NOW + timedelta(seconds=seconds)
+        return planned(fetching(None, a_fetch_pod(), now=later, fetch_progress=Progress(done, 100)))
+
+    assert at(10, 50).actions == ()
+    assert at(500, 0).actions == ()
+    (verdict,) = verdicts(at(500, 50))
+    assert (verdict.state, verdict.verdict.progress) == (State.CANDIDATE, 50)
+    assert verdict.verdict.progress_at == NOW + timedelta(seconds=500)
+
+
+def test_a_secret_that_is_missing_is_a_proof_once_it_lasts() -> None:
+    waiting = [{"name": "fetch", "state": {"waiting": {"reason": "CreateContainerConfigError", "message": "no"}}}]
+    observation = fetching(None, a_fetch_pod(phase="Pending", containerStatuses=waiting))
+    first = planned(observation)
+    assert (first.actions, first.look_again_after) == ((), SETTINGS.confirm_seconds)
+    assert first.suspicion is not None
+    later = replace(observation, suspicion=first.suspicion, now=NOW + timedelta(seconds=10))
+    (verdict,) = verdicts(planned(later))
+    assert verdict.verdict.reason == "ContainerConfigError"
+
+
+def test_a_failure_from_before_the_attempt_is_cleared_away_and_tried_again() -> None:
+    old = a_fetch("Failed", made=ago(3600))
+    observation = fetching(old, a_fetch_pod(22, last_words_of(22, "RepositoryGated")))
+    assert [type(one) for one in planned(observation).actions] == [Discard]
+    then = after(observation, planned(observation))
+    assert [one.manifest["kind"] for one in of_kind(planned(then), Make)] == ["Job"]
+
+
+def test_a_fetch_whose_pod_is_gone_is_asked_again() -> None:
+    assert [type(one) for one in planned(fetching(a_fetch("Complete"))).actions] == [Discard]
+
+
+def test_a_job_on_its_way_out_is_left_to_go_first() -> None:
+    job = a_fetch()
+    job["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
+    assert planned(fetching(job)).actions == ()
+
+
+def test_who_shares_a_fetch_becomes_an_owner_of_it() -> None:
+    observation = fetching(a_fetch(owner="another"))
+    (action,) = planned(observation).actions
+    assert isinstance(action, Amend)
+    owners = after(observation, planned(observation)).fetch
+    assert owners is not None
+    assert [one["uid"] for one in owners["metadata"]["ownerReferences"]] == ["another", a_parent().uid]
+    assert planned(after(observation, planned(observation))).actions == ()
+    assert (
+        of_kind(planned(fetching(a_fetch("Complete", owner="another"), a_fetch_pod(0, last_words_of()))), Amend) == []
+    )
+
+
+def test_a_retry_token_has_a_rejected_fetch_tried_once_more() -> None:
+    spec = a_cached_spec(rollback={"retryToken": "again"})
+    observation = fetching(
+        a_fetch("Failed", made=ago(100)), spec=spec, state=State.REJECTED, verdict={"reason": "TokenInvalid"}
+    )
+    decided = planned(observation)
+    (verdict,) = verdicts(decided)
+    assert (verdict.state, verdict.verdict.attempt) == (State.CANDIDATE, 2)
+    assert of_kind(decided, Discard)
+
+
+def test_an_attempt_that_was_left_aside_begins_anew() -> None:
+    observation = fetching()
+    aside = replace(observation.parent, status={"desiredRevision": "another", "conditions": []})
+    (verdict,) = verdicts(planned(replace(observation, parent=aside)))
+    assert verdict.verdict.started_at == NOW
+
+
+# Memory.
+
+
+def test_a_limit_that_cannot_hold_the_model_is_refused_before_any_pod_starts() -> None:
+    spec = a_cached_spec(resources={"limits": {"memory": "8Gi"}})
+    observation = fetching(None, a_fetch_pod(0, last_words_of()), spec=spec)
+    decided = planned(observation)
+    (verdict,) = verdicts(decided)
+    assert (verdict.state, verdict.verdict.reason) == (State.REJECTED, "MemoryLimitTooSmall")
+    assert of_kind(decided, Apply) == []
+    assert planned(after(observation, decided)).actions == ()
+
+
+def remembering(spec: Any) -> Observation:
+    """A real model serves, and its Job is long gone."""
+    old = a_cached_spec()
+    good = a_revision(State.GOOD, spec=old).judged(a_revision(State.GOOD, spec=old).verdict, MODEL)
+    return replace(
+        running(old, read(good.live)), parent=a_parent(spec=spec, status={"conditions": []}), claim=a_claim()
+    )
+
+
+def test_an_edit_of_something_else_fetches_nothing_and_keeps_the_commit() -> None:
+    decided = planned(remembering(a_cached_spec(nodeSelector={"disk": "ssd"})))
+    (record,) = of_kind(decided, Record)
+    assert record.manifest["metadata"]["annotations"][names.MODEL] == encode(MODEL)
+    assert [type(one) for one in decided.actions] == [Record, Apply]
+    assert PATH in str(of_kind(decided, Apply)[0].manifest)
+
+
+def test_a_remembered_model_that_does_not_fit_is_refused_without_a_fetch() -> None:
+    observation = remembering(a_cached_spec(resources={"limits": {"memory": "1Gi"}}))
+    decided = planned(observation)
+    assert [type(one) for one in decided.actions] == [Record]
+    (verdict,) = verdicts(planned(after(observation, decided)))
+    assert verdict.verdict.reason == "MemoryLimitTooSmall"
+
+
+@pytest.mark.parametrize(
+    "over", [{"claim": a_claim(uid="another")}, {"parent": a_parent(spec=a_cached_spec(model={"revision": "v2"}))}]
+)
+def test_another_claim_or_model_is_fetched(over: dict[str, Any]) -> None:
+    observation = replace(remembering(a_cached_spec(nodeSelector={"disk": "ssd"})), **over)
+    assert [one.manifest["kind"] for one in of_kind(planned(observation), Make)] == ["Job"]
+
+
+# Odd worlds.
+
+
+def test_a_model_that_comes_after_all_is_applied_where_nothing_good_was_there() -> None:
+    spec = a_cached_spec()
+    rejected = a_revision(State.REJECTED, spec=spec, reason="RateLimited")
+    observation = an_observation(
+        parent=a_parent(spec=spec, status={"conditions": []}),
+        revisions=(rejected.live,),
+        service=as_stored(build_service(a_parent())),
+        claim=a_claim(),
+        fetch=a_fetch("Complete"),
+        fetch_pods=(a_fetch_pod(0, last_words_of()),),
+    )
+    decided = planned(observation)
+    assert verdicts(decided)[0].state is State.REJECTED
+    assert len(of_kind(decided, Apply)) == 1
+    small = a_cached_spec(resources={"limits": {"memory": "1Gi"}})
+    rejected = a_revision(State.REJECTED, spec=small, reason="MemoryLimitTooSmall")
+    observation = replace(
+        observation, parent=a_parent(spec=small, status={"conditions": []}), revisions=(rejected.live,)
+    )
+    assert planned(observation).actions == ()
+
+
+def test_with_no_replicas_the_model_is_fetched_and_no_time_passes() -> None:
+    spec = a_cached_spec(replicas=0)
+    late = fetching(None, a_fetch_pod(), spec=spec, now=NOW + timedelta(days=1))
+    (verdict,) = verdicts(planned(late))
+    assert (verdict.state, verdict.verdict.started_at) == (State.CANDIDATE, None)
+    assert verdicts(planned(after(late, planned(late)))) == []
+    there = after(late, planned(late))
+    there = replace(there, fetch_pods=(a_fetch_pod(0, last_words_of()),))
+    (verdict,) = verdicts(planned(there))
+    assert verdict.verdict.started_at is None
+    assert verdict.model is not None
+
+
+def test_a_good_revision_that_lost_its_pin_is_fetched_again_and_never_blamed() -> None:
+    spec = a_cached_spec()
+    good = a_revision(State.GOOD, spec=spec)
+    observation = replace(running(spec, good), claim=a_claim(), fetch=a_fetch("Failed"), now=NOW + timedelta(days=9))
+    assert verdicts(planned(observation)) == []
+    assert of_kind(planned(observation), Apply) == []
+    assert of_kind(planned(replace(observation, fetch=None)), Make)
+    (verdict,) = verdicts(planned(replace(observation, fetch=a_fetch(), fetch_pods=(a_fetch_pod(0, last_words_of()),))))
+    assert verdict.state is State.GOOD
+
+
+def test_while_nothing_can_be_fetched_the_claim_is_blamed() -> None:
+    unbound = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "unbound claims"}
+    pod = a_fetch_pod(phase="Pending", containerStatuses=[], conditions=[unbound])
+    assert told(fetching(None, pod, claim=a_claim(phase="Pending")))["Ready"] == ("False", "ClaimPending")
+    assert told(fetching(None, pod))["Ready"] == ("False", "Unschedulable")
+    lost = fetching(claim=a_claim(phase="Lost"), fetch=None)
+    assert planned(lost).actions == ()
+    assert told(lost)["Ready"] == ("False", "ClaimLost")
+
+
+def test_a_claim_that_is_not_ours_is_looked_at_from_time_to_time() -> None:
+    observation = fetching(claim=a_claim(ours=False))
+    assert planned(observation).look_again_after == 30
+
+
+def test_a_cache_that_is_lost_under_a_good_revision_is_told() -> None:
+    observation = remembering(a_cached_spec())
+    assert told(observation)["ModelCached"] == ("True", "ModelReady")
+    assert told(replace(observation, claim=a_claim(uid="another")))["ModelCached"] == ("False", "ClaimLost")
+    assert told(replace(observation, claim=a_claim(phase="Lost")))["ModelCached"] == ("False", "ClaimLost")
+    assert build_status(replace(observation, claim=a_claim(phase="Lost")), None)["cache"] == {"phase": "Pending"}
+
+
+def test_growth_comes_last_so_that_a_refusal_of_it_holds_up_nothing() -> None:
+    observation = remembering(a_cached_spec(nodeSelector={"disk": "ssd"}, cache={"size": "40Gi"}))
+    assert isinstance(planned(observation).actions[-1], Amend)
+
+
+def test_progress_is_no_news_and_a_phase_is() -> None:
+    one, two = (build_status(fetching(None, a_fetch_pod(), fetch_progress=Progress(done, 10)), None) for done in (1, 9))
+    assert one["cache"] == {"phase": "Fetching", "bytesDone": 1, "bytesTotal": 10, "percent": 10}
+    assert not is_news(one, two)
+    assert is_news(one, {**one, "cache": {"phase": "Ready"}})
+
+
+def test_a_mock_has_neither_model_nor_cache() -> None:
+    status = build_status(running(a_spec(cache={}), a_revision(State.GOOD)), None)
+    assert not {"model", "cache"} & status.keys()
+    assert ConditionType.MODEL_CACHED not in {one["type"] for one in status["conditions"]}
+
+
+def test_of_a_revision_whose_fields_are_not_known_no_model_is_told() -> None:
+    assert "model" not in build_status(running(a_cached_spec(), a_revision(State.GOOD)), None)
+
+
+def test_an_edit_during_a_fetch_leaves_the_first_candidate_running() -> None:
+    first = a_revision(spec=a_spec(image="b:1"))
+    waiting = a_revision(number=2, spec=a_cached_spec())
+    observation = replace(
+        running(a_spec(image="b:1"), first, waiting),
+        parent=a_parent(spec=a_cached_spec(), status={"desiredRevision": waiting.hash, "conditions": []}),
+        claim=a_claim(),
+        fetch=a_fetch(),
+    )
+    goes = course(observation, a_cached_spec())
+    assert goes.target is not None
+    assert (goes.target.hash, goes.fetches) == (first.hash, read(waiting.live))
+    assert planned(observation).actions == ()
+
+
+def test_marks_are_replaced_wherever_they_stand() -> None:
+    template = {"a": [PATH_MARK, {"b": COMMIT_MARK}], "c": 1, "d": f"x{PATH_MARK}"}
+    assert pinned(template, MODEL) == {"a": [PATH, {"b": COMMIT}], "c": 1, "d": f"x{PATH_MARK}"}
+    assert waits(template)
+    assert not waits(pinned(template, MODEL))
+    assert Reason.MODEL_READY
