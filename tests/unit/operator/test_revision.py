@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llm_operator.api.conditions import Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
+from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.names import Manifest
 from llm_operator.core.revision import (
     HASH_LENGTH,
@@ -27,7 +28,7 @@ from llm_operator.core.revision import (
     revisioned_fields,
     timestamp,
 )
-from tests.unit.operator.builders import NOW, SETTINGS, a_parent, a_revision, a_spec, a_verdict, read
+from tests.unit.operator.builders import NOW, SETTINGS, a_cached_spec, a_parent, a_revision, a_spec, a_verdict, read
 
 FULL: dict[str, Any] = {
     "mode": "Qwen3-4B-Thinking-2507",
@@ -87,7 +88,40 @@ def test_it_is_another_revision_with_another(fields: dict[str, Any]) -> None:
 
 
 def test_every_field_of_the_spec_either_makes_a_revision_or_does_not() -> None:
-    assert LLMDeploymentSpec.model_fields.keys() == REVISIONED | {"replicas", "rollout", "rollback"}
+    assert LLMDeploymentSpec.model_fields.keys() == REVISIONED | {"model", "cache", "replicas", "rollout", "rollback"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ({}, "1f2bfcd4d8"),
+        ({"model": {"repository": "a/b"}, "cache": {}}, "1f2bfcd4d8"),
+        ({"mode": "qwen"}, "8fbc0328ad"),
+        ({"mode": "qwen", "model": {"tokenSecretRef": {}, "revision": "main"}}, "8fbc0328ad"),
+    ],
+)
+def test_names_from_before_there_were_models_stay(spec: dict[str, Any], name: str) -> None:
+    assert name_of(**spec) == name, "another name would restart every pod"
+
+
+def test_of_the_cache_only_its_claim_makes_a_revision_and_only_where_a_model_is_fetched() -> None:
+    cached = name_of(mode="qwen", cache={})
+    assert cached != name_of(mode="qwen")
+    assert cached == name_of(mode="qwen", cache={"size": "90Gi", "deletionPolicy": "Delete", "storageClassName": "x"})
+    assert cached != name_of(mode="qwen", cache={"claimName": "other"})
+    image = {"mode": "qwen", "model": {"source": "image"}}
+    assert name_of(**image) == name_of(**image, cache={})
+
+
+def test_a_pinned_model_is_in_the_template_and_not_in_the_data() -> None:
+    model = CachedModel("a/b", "c" * 40, "/models/a--b/c", 1, {}, "uid-claim")
+    waiting = a_revision(spec=a_cached_spec())
+    assert waiting.waits
+    there = read(waiting.judged(waiting.verdict, model).live)
+    assert not there.waits
+    assert there.model == model
+    assert "/models/a--b/c" in str(there.template)
+    assert there.live["data"] == waiting.live["data"], "it can never change"
 
 
 def test_a_field_that_a_later_operator_adds_changes_no_name() -> None:
