@@ -226,9 +226,11 @@ class Kube:
                 raise
 
     async def last_lines(self, namespace: str, pod: str, *, container: str) -> str:
-        """The end of a container's log."""
+        """The end of a container's log. It comes from a node, so that a failure says nothing about the API server."""
         query = {"container": container, "tailLines": str(LOG_LINES), "limitBytes": str(LOG_BYTES)}
-        data = await self._request_bytes("GET", f"{_path(PODS, namespace, pod)}/log", query)
+        data = await self._request_bytes(
+            "GET", f"{_path(PODS, namespace, pod)}/log", query, speaks_for_the_server=False
+        )
         return data.decode(errors="replace")
 
     async def _json_patch(self, path: str, operations: Operations, resource_version: str) -> Manifest:
@@ -269,15 +271,18 @@ class Kube:
         query: dict[str, str] | None = None,
         body: Manifest | Operations | None = None,
         content_type: str = "application/json",
+        *,
+        speaks_for_the_server: bool = True,
     ) -> bytes:
         started, status = time.monotonic(), 0
         try:
             status, date, retry_after, data = await self._send(method, path, query, body, content_type)
         finally:
             self._on_request(method.lower(), _plural(path), status, time.monotonic() - started)
-            if status == 0:
+            if status == 0 and speaks_for_the_server:
                 self.contact.failed()
-        await self._heard(status, date)
+        if status < 500 or speaks_for_the_server:
+            await self._heard(status, date)
         if status >= 400:
             raise _error(status, retry_after, data)
         return data

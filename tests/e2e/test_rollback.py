@@ -20,6 +20,8 @@ from tests.e2e.steps import (
 from tests.kubectl import Kubectl, Manifest, condition, eventually
 
 ROLLOUT = {"soakSeconds": 2, "progressDeadlineSeconds": 60}
+# A mode that needs no fetch and that the image cannot run.
+QWEN = {"mode": "qwen", "model": {"source": "image"}}
 TINY = {"requests": {"memory": "16Mi"}, "limits": {"memory": "24Mi"}}
 
 
@@ -61,7 +63,7 @@ def test_an_image_that_wants_to_run_as_root(kubectl: Kubectl, registry: Registry
 
 
 def test_a_mode_that_the_image_cannot_run(kubectl: Kubectl) -> None:
-    check_rolled_back(kubectl, {"mode": "qwen"}, "CrashLoop", "ModeNotSupported", "Allowed: mock")
+    check_rolled_back(kubectl, QWEN, "CrashLoop", "ModeNotSupported", "Allowed: mock")
 
 
 def test_too_little_memory(kubectl: Kubectl) -> None:
@@ -148,7 +150,7 @@ def test_a_good_change_that_is_edited_again_meanwhile(kubectl: Kubectl, moment: 
 def test_a_change_that_fails_replaced_by_one_that_works(kubectl: Kubectl, moment: str) -> None:
     pods = start_good(kubectl)
     with client.nothing_lost(kubectl):
-        edit(kubectl, {"mode": "qwen"})
+        edit(kubectl, QWEN)
         eventually(lambda: reached(moment, kubectl, pods), seconds=60, every=0.1)
         edit(kubectl, {"mode": "mock", **OTHER})
         found = wait_ready(kubectl)
@@ -159,7 +161,7 @@ def test_a_change_that_fails_replaced_by_one_that_works(kubectl: Kubectl, moment
 def test_recreate_brings_the_good_revision_back_by_itself(kubectl: Kubectl) -> None:
     start_good(kubectl)
     # Ends the good pod before it starts another: nothing answers meanwhile, as documented.
-    edit(kubectl, {"mode": "qwen", "rollout": {"strategy": "Recreate"}})
+    edit(kubectl, {**QWEN, "rollout": {"strategy": "Recreate"}})
     eventually(lambda: condition(triage(kubectl), "Available").get("status") == "False", seconds=60)
     wait_rolled_back(kubectl, "CrashLoop", seconds=120)
     assert client.ask_once(kubectl)["failures"] == []
@@ -195,7 +197,7 @@ def test_another_operator_finishes_when_the_one_that_works_is_ended(kubectl: Kub
 def test_a_rollback_is_finished_after_all_operators_went_in_its_middle(kubectl: Kubectl) -> None:
     operator = of_the_operator(kubectl)
     start_good(kubectl)
-    edit(kubectl, {"mode": "qwen", "rollout": {"strategy": "Recreate"}})
+    edit(kubectl, {**QWEN, "rollout": {"strategy": "Recreate"}})
     eventually(lambda: reason(kubectl) == "RollingBack", seconds=120, every=0.05)
     operator("delete", "pod", "-l", OPERATOR, "--wait=false")
     wait_rolled_back(kubectl, "CrashLoop", seconds=120)

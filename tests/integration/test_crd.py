@@ -1,9 +1,11 @@
 """What `kubectl apply` accepts and refuses, judged by a real API server."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.conftest import ROOT
 from tests.kubectl import Kubectl, Refused, an_llmdeployment
 
 GOOD: dict[str, dict[str, Any]] = {
@@ -133,10 +135,33 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         },
         "`values` must not be empty",
     ),
+    "a repository without an owner": ({"model": {"repository": "gpt2"}}, "spec.model.repository"),
+    "a revision that leaves the folder": ({"model": {"revision": "../x"}}, "spec.model.revision"),
+    "a source of another kind": ({"model": {"source": "s3"}}, '"hub", "image"'),
+    "an endpoint without a scheme": ({"model": {"endpoint": "hub.example.com"}}, "spec.model.endpoint"),
+    "a cache of no size": ({"cache": {"size": "1"}}, "`size` must be 1Mi to 1Pi"),
+    "a volume for one pod at a time with several": (
+        {
+            "mode": "qwen",
+            "replicas": 2,
+            "cache": {"accessModes": ["ReadWriteOnce"]},
+            "rollout": {"strategy": "Recreate"},
+        },
+        "set `replicas` to 1 and `rollout.strategy` to Recreate, or use [ReadWriteMany]",
+    ),
+    "a volume for one pod at a time with a second one beside it": (
+        {"mode": "qwen", "cache": {"accessModes": ["ReadWriteOnce"]}},
+        "set `replicas` to 1 and `rollout.strategy` to Recreate, or use [ReadWriteMany]",
+    ),
     "the same pull secret twice": ({"imagePullSecrets": [{"name": "a"}, {"name": "a"}]}, "Duplicate value"),
 }
 
 BAD_NAMES = ["a" * 41, "1st", "a.b", "has-a-dash-at-the-end-"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_is_accepted(kubectl: Kubectl, path: Path) -> None:
+    kubectl("apply", "--dry-run=server", "--validate=strict", "-f", str(path))
 
 
 @pytest.mark.parametrize("spec", GOOD.values(), ids=GOOD)
@@ -176,3 +201,21 @@ def test_explain_is_a_manual(kubectl: Kubectl) -> None:
     for field in ("mode", "replicas", "resources", "topologyKey"):
         assert field in text
     assert "<empty>" not in kubectl("explain", "llmdeployment.spec")
+
+
+@pytest.mark.parametrize(
+    ("cache", "words"),
+    [
+        ({"size": "10Gi"}, "`size` may only grow"),
+        ({"storageClassName": "other"}, "`storageClassName` of a claim cannot change"),
+        ({"storageClassName": None}, "`storageClassName` of a claim cannot change"),
+        ({"accessModes": ["ReadWriteOnce"]}, "`accessModes` of a claim cannot change"),
+    ],
+)
+def test_what_a_claim_cannot_become_is_refused(kubectl: Kubectl, cache: dict[str, Any], words: str) -> None:
+    kubectl.apply(an_llmdeployment(cache={"storageClassName": "shared"}))
+    with pytest.raises(Refused) as refused:
+        kubectl.patch("llmdep", "triage", {"spec": {"cache": cache}})
+    assert words in str(refused.value)
+    kubectl.patch("llmdep", "triage", {"spec": {"cache": {"size": "30Gi"}}})
+    kubectl.patch("llmdep", "triage", {"spec": {"cache": {**cache, "claimName": "other"}}})

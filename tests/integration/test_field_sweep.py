@@ -43,6 +43,8 @@ AFFINITY: Manifest = {
 }
 # Where a pod may fare otherwise. For the other fields none is started: Kubernetes' own controllers take their time.
 WITH_PODS = ("mode", "replicas", "image", "priorityClassName", "rollout", "rollback")
+# Of one claim these do not change there and back: tests/integration/test_crd.py.
+FIXED = {("cache", "size"), ("cache", "storageClassName"), ("cache", "accessModes")}
 # Below these stand only fields that are somewhere else too.
 REPEATED = {"podAntiAffinity", "podAffinityTerm", "preference"}
 # Every field there is. Nobody is to be scheduled by such an affinity: what has one runs nothing.
@@ -59,6 +61,22 @@ SEED: Manifest = {
     ],
     "affinity": AFFINITY,
     "priorityClassName": "sweep",
+    # In the image: nothing is fetched where the mode is changed.
+    "model": {
+        "repository": "a/b",
+        "revision": "v1",
+        "source": "image",
+        "tokenSecretRef": {"name": "token", "key": "value"},
+        "endpoint": "https://hub.example.com",
+        "memoryCheck": "Enforce",
+    },
+    "cache": {
+        "claimName": "models",
+        "size": "20Gi",
+        "storageClassName": "shared",
+        "accessModes": ["ReadWriteMany"],
+        "deletionPolicy": "Retain",
+    },
     "rollout": rollout(deadline=900),
     "rollback": {"enabled": True, "fallback": "None", "maxPerHour": 3, "retryToken": "one"},
 }
@@ -325,7 +343,11 @@ def test_no_field_has_one_value_only(taken: set[int]) -> None:
 def test_every_change_is_followed_and_undone(
     kubectl: Kubectl, control_plane: ControlPlane, taken: set[int], tmp_path: Path, with_pods: bool
 ) -> None:
-    some = [(number, CHANGES[number]) for number in sorted(taken) if CHANGES[number].has_pods == with_pods]
+    some = [
+        (number, CHANGES[number])
+        for number in sorted(taken)
+        if CHANGES[number].has_pods == with_pods and CHANGES[number].path[:2] not in FIXED
+    ]
     log = tmp_path / "log"
 
     def replace(spec_of: Callable[[Change], Manifest]) -> None:

@@ -44,14 +44,14 @@ def test_apply_gives_a_deployment_a_service_and_an_honest_line_in_kubectl_get(ku
     pods = kubectl.list("pods", "-l", found["status"]["selector"])
     assert len(pods) == 2
     header, line = kubectl("get", "llmdeployments").splitlines()
-    assert header.split() == ["NAME", "MODE", "READY", "REASON", "REPLICAS", "URL", "AGE"]
+    assert header.split() == ["NAME", "MODE", "MODEL", "READY", "REASON", "REPLICAS", "CACHE", "URL", "AGE"]
     assert line.split()[:5] == ["triage", "mock", "True", "AllReplicasReady", "2"]
 
 
 @pytest.mark.parametrize(
     ("edit", "where", "value"),
     [
-        ({"mode": "qwen"}, ("env", 0, "value"), "qwen"),
+        ({"mode": "qwen", "model": {"source": "image"}}, ("env", 0, "value"), "qwen"),
         ({"image": "other/server:2"}, ("image",), "other/server:2"),
         ({"resources": {"limits": {"memory": "2Gi"}}}, ("resources", "limits", "memory"), "2Gi"),
         ({"imagePullPolicy": "Always"}, ("imagePullPolicy",), "Always"),

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.integration.conftest import OPERATOR, ROOT, ControlPlane, running_operator
+from tests.integration.test_cache import a_volume
 from tests.integration.test_rollback import INSTANCE, entries, is_rolled_back, new_namespace
 from tests.integration.test_rollback import says as told
 from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually, is_ready
@@ -91,8 +92,24 @@ def live_a_whole_life(kubectl: Kubectl) -> None:
     wait_for(kubectl, told("Ready", "QuotaExceeded", "False"))
     kubectl("delete", "quota", "pods")
     wait_for(kubectl, lambda found: is_ready(found) or is_rolled_back(found))
+    keep_a_model(kubectl)
     kubectl("delete", "llmdep", "triage", "--timeout=30s")
     eventually(lambda: not kubectl.list("deployments,services,pods,controllerrevisions"), seconds=90)
+
+
+def keep_a_model(kubectl: Kubectl) -> None:
+    """A model is fetched by two, with progress, fails, is tried again; its claim changes owners."""
+    kubectl.apply(a_volume(kubectl, "model-cache"))
+    spec: Manifest = {"mode": "qwen", "cache": {"deletionPolicy": "Delete"}, "model": {"revision": "slow-8"}}
+    kubectl.apply(an_llmdeployment("one", **spec), an_llmdeployment("two", **spec))
+    for name in ("one", "two"):
+        wait_for(kubectl, is_ready, name)
+    kubectl.patch("llmdep", "one", {"spec": {"model": {"revision": "code-22-RepositoryGated"}}})
+    wait_for(kubectl, is_rolled_back, "one")
+    kubectl.patch("llmdep", "one", {"spec": {"rollback": {"retryToken": "again"}}})
+    wait_for(kubectl, lambda found: [one["attempts"] for one in found["status"]["rejected"]] == [2], "one")
+    kubectl("delete", "llmdep", "one", "two", "--timeout=30s")
+    kubectl("delete", "pv", f"{kubectl.namespace}-model-cache", "--wait=false")
 
 
 def lose_the_mark(kubectl: Kubectl) -> None:

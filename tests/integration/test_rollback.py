@@ -537,7 +537,7 @@ def without_rollback_it_stays(subject: Subject) -> None:
 
 @course
 def a_mock_stands_in_when_nothing_was_ever_good(subject: Subject) -> None:
-    subject.apply(mode="qwen", image="kwok/crash:1", rollback={"fallback": "Mock"})
+    subject.apply(mode="qwen", model={"source": "image"}, image="kwok/crash:1", rollback={"fallback": "Mock"})
     found = subject.until(says("Degraded", "FallbackServes"))
     assert told(found)["Ready"] == ("False", "RolledBack")
     assert told(found)["Stalled"][0] == told(found)["Available"][0] == told(found)["RolledBack"][0] == "True"

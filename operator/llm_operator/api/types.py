@@ -131,7 +131,7 @@ class SecretKeyReference(ApiModel):
         "token",
         min_length=1,
         max_length=253,
-        pattern="^[-._a-zA-Z0-9]+$",
+        pattern="^[._a-zA-Z0-9][-._a-zA-Z0-9]*$",
         description="Key of the Secret whose value is the token.",
     )
 

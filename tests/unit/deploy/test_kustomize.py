@@ -31,6 +31,9 @@ WORK = {
     ("apps", "replicasets"): {"list"},
     ("", "services"): APPLY,
     ("", "pods"): {"list", "watch"},
+    ("", "pods/log"): {"get"},
+    ("", "persistentvolumeclaims"): APPLY,
+    ("batch", "jobs"): APPLY | {"delete"},
     ("events.k8s.io", "events"): {"create"},
 }
 

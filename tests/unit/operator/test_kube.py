@@ -634,3 +634,30 @@ def test_a_proxy_of_the_environment_is_used(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert proxy_from_environment("https://10.96.0.1:443") == proxy
+
+
+async def test_the_end_of_a_log_is_read_as_text(kube_with: KubeFactory) -> None:
+    asked = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append((request.path, dict(request.query)))
+        return web.Response(body=b'{"event": "progress"}\n\xff')
+
+    kube = await kube_with(answer)
+    assert await kube.last_lines("clinic", "fetch-1", container="fetch") == '{"event": "progress"}\n\ufffd'
+    query = {"container": "fetch", "tailLines": "20", "limitBytes": "65536"}
+    assert asked == [("/api/v1/namespaces/clinic/pods/fetch-1/log", query)]
+
+
+async def test_a_log_that_a_node_does_not_give_says_nothing_about_the_api_server(
+    kube_with: KubeFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: web.Request) -> web.Response:
+        return web.json_response({"reason": "InternalError"}, status=500)
+
+    kube = await kube_with(broken)
+    failures: list[None] = []
+    monkeypatch.setattr(kube.contact, "failed", lambda: failures.append(None))
+    with pytest.raises(ApiError):
+        await kube.last_lines("clinic", "fetch-1", container="fetch")
+    assert failures == []

@@ -1,0 +1,228 @@
+"""The cache claim and the gate on a real control plane: Jobs, claims, owners and their garbage collection.
+
+Nodes and the ends of fetches are played by KWOK; what a fetch says is in the model's revision (stages.yaml).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import ControlPlane
+from tests.integration.test_rollback import entries, is_rolled_back, new_namespace, written_since
+from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually, is_ready
+
+FETCH = "llm.carepath.ai/fetch"
+COMMIT = "0123456789" * 4
+
+
+@pytest.fixture
+def kubectl(control_plane: ControlPlane, operator: Path) -> Iterator[Kubectl]:
+    """kubectl in a namespace of its own, with a volume for its claim."""
+    found = new_namespace(control_plane)
+    found.apply(a_volume(found, "model-cache"))
+    yield found
+    found("delete", "namespace", found.namespace, "--wait=false")
+    found("delete", "pv", f"{found.namespace}-model-cache", "--wait=false", "--ignore-not-found")
+
+
+def a_volume(kubectl: Kubectl, claim: str, **over: Any) -> Manifest:
+    """A volume that a claim of the namespace is bound to."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"{kubectl.namespace}-{claim}"},
+        "spec": {
+            "capacity": {"storage": "100Gi"},
+            "accessModes": ["ReadWriteMany"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": {"path": "/models"},
+            "claimRef": {"namespace": kubectl.namespace, "name": claim},
+            **over,
+        },
+    }
+
+
+def a_model(name: str = "triage", *, revision: str = "main", **over: Any) -> Manifest:
+    return an_llmdeployment(name, **{"mode": "qwen", "cache": {}, "model": {"revision": revision}, **over})
+
+
+def wait_for(kubectl: Kubectl, check: Any, name: str = "triage", seconds: float = 60) -> Manifest:
+    def look() -> Manifest | None:
+        found = kubectl.get("llmdep", name)
+        assert found is not None
+        assert check(found), found.get("status")
+        return found
+
+    found = eventually(look, seconds=seconds)
+    assert found is not None
+    return found
+
+
+def jobs(kubectl: Kubectl) -> list[Manifest]:
+    return kubectl.list("jobs")
+
+
+def owners(live: Manifest) -> set[str]:
+    return {one["name"] for one in live["metadata"].get("ownerReferences", [])}
+
+
+def test_a_model_is_fetched_first_and_then_served_from_the_claim(kubectl: Kubectl) -> None:
+    kubectl.apply(a_model())
+    found = wait_for(kubectl, is_ready)
+    assert found["status"]["model"] == {
+        "repository": "Qwen/Qwen3-4B-Thinking-2507",
+        "revision": "main",
+        "commit": COMMIT,
+    }
+    assert found["status"]["cache"] == {"phase": "Ready", "percent": 100}
+    assert condition(found, "ModelCached")["reason"] == "ModelReady"
+    (job,) = jobs(kubectl)
+    assert owners(job) == {"triage"}
+    deployment: Any = kubectl.get("deployment", "triage")
+    pod = deployment["spec"]["template"]["spec"]
+    env = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+    assert env["MODEL_PATH"] == f"/models/x/{COMMIT}"
+    header, line = kubectl("get", "llmdep").splitlines()
+    assert line.split()[:7] == [
+        "triage", "qwen", "Qwen/Qwen3-4B-Thinking-2507", "True", "AllReplicasReady", "1", "100",
+    ], header  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("revision", "reason"),
+    [("code-22-RepositoryGated", "RepositoryGated"), ("code-31-NoSpace", "NoSpace"), ("no-record", "FetchFailed")],
+)
+def test_a_fetch_that_fails_never_touches_the_serving_deployment(
+    kubectl: Kubectl, control_plane: ControlPlane, revision: str, reason: str
+) -> None:
+    kubectl.apply(an_llmdeployment())
+    wait_for(kubectl, is_ready)
+    start = entries(control_plane)
+    kubectl.apply(a_model(revision=revision))
+    found = wait_for(kubectl, is_rolled_back)
+    assert condition(found, "RolledBack")["reason"] == reason
+    assert condition(found, "Available")["status"] == "True"
+    assert found["status"]["cache"] == {"phase": "Failed"}
+    written = written_since(control_plane, start, kubectl.namespace)
+    assert {one["objectRef"]["resource"] for one in written} & {"deployments", "services"} == set()
+
+
+def test_what_can_pass_is_tried_again_until_the_deadline(kubectl: Kubectl) -> None:
+    rollout = {"progressDeadlineSeconds": 20, "soakSeconds": 0}
+    kubectl.apply(a_model(revision="code-40-RateLimited", rollout=rollout))
+    wait_for(kubectl, lambda found: condition(found, "Ready")["reason"] == "RateLimited")
+    assert not kubectl.get("deployment", "triage")
+    found = wait_for(kubectl, lambda found: found["status"]["rejected"])
+    assert found["status"]["rejected"][0]["reason"] == "RateLimited"
+    assert len(kubectl.list("pods", "-l", FETCH)) > 1
+
+
+def test_a_retry_token_has_it_fetched_once_more(kubectl: Kubectl) -> None:
+    kubectl.apply(a_model(revision="code-21-TokenInvalid"))
+    wait_for(kubectl, lambda found: found["status"].get("rejected"))
+    (job,) = jobs(kubectl)
+    kubectl.patch("llmdep", "triage", {"spec": {"rollback": {"retryToken": "again"}}})
+    found = wait_for(kubectl, lambda found: [one["attempts"] for one in found["status"]["rejected"]] == [2])
+    assert found["status"]["rejected"][0]["reason"] == "TokenInvalid"
+    assert job["metadata"]["uid"] not in {one["metadata"]["uid"] for one in jobs(kubectl)}
+
+
+def test_two_share_one_fetch_and_it_goes_with_the_last(kubectl: Kubectl) -> None:
+    kubectl.apply(a_model("one", revision="slow-5"), a_model("two", revision="slow-5"))
+    eventually(lambda: [owners(job) for job in jobs(kubectl)] == [{"one", "two"}])
+    for name in ("one", "two"):
+        wait_for(kubectl, is_ready, name)
+    assert len(jobs(kubectl)) == 1
+    kubectl("delete", "llmdep", "one", "--timeout=30s")
+    eventually(lambda: [owners(job) for job in jobs(kubectl)] == [{"two"}])
+    kubectl("delete", "llmdep", "two", "--timeout=30s")
+    eventually(lambda: not jobs(kubectl))
+    assert kubectl.get("pvc", "model-cache") is not None, "the claim is kept"
+
+
+def test_who_made_the_fetch_may_go_before_the_other(kubectl: Kubectl) -> None:
+    kubectl.apply(a_model("one", revision="slow-8"))
+    eventually(lambda: jobs(kubectl))
+    kubectl.apply(a_model("two", revision="slow-8"))
+    eventually(lambda: [owners(job) for job in jobs(kubectl)] == [{"one", "two"}])
+    kubectl("delete", "llmdep", "one", "--timeout=30s")
+    wait_for(kubectl, is_ready, "two")
+
+
+def test_an_edit_of_something_else_fetches_nothing_even_when_the_job_is_gone(kubectl: Kubectl) -> None:
+    kubectl.apply(a_model())
+    wait_for(kubectl, is_ready)
+    kubectl("delete", "jobs", "--all")
+    kubectl.patch("llmdep", "triage", {"spec": {"resources": {"limits": {"memory": "16Gi"}}}})
+    wait_for(kubectl, is_ready)
+    assert jobs(kubectl) == []
+    kubectl.patch("llmdep", "triage", {"spec": {"resources": {"limits": {"memory": "8Gi"}}}})
+    found = wait_for(kubectl, is_rolled_back)
+    assert condition(found, "RolledBack")["reason"] == "MemoryLimitTooSmall"
+    assert jobs(kubectl) == []
+    kubectl.patch("llmdep", "triage", {"spec": {"model": {"memoryCheck": "Skip"}}})
+    wait_for(kubectl, is_ready)
+
+
+def test_somebody_elses_claim_is_used_and_not_written_to(kubectl: Kubectl, control_plane: ControlPlane) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "model-cache"},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    kubectl.apply(claim)
+    start = entries(control_plane)
+    kubectl.apply(a_model(cache={"size": "50Gi", "deletionPolicy": "Delete"}))
+    wait_for(kubectl, is_ready)
+    written = written_since(control_plane, start, kubectl.namespace)
+    assert "persistentvolumeclaims" not in {one["objectRef"]["resource"] for one in written}
+    kubectl("delete", "llmdep", "triage", "--timeout=30s")
+    eventually(lambda: not kubectl.list("deployments,jobs"))
+    assert kubectl.get("pvc", "model-cache") is not None
+
+
+def test_a_claim_grows_with_its_size_and_goes_where_that_is_declared(kubectl: Kubectl) -> None:
+    storage_class = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": kubectl.namespace},
+        "provisioner": "example.com/none",
+        "allowVolumeExpansion": True,
+    }
+    kubectl.apply(storage_class, a_volume(kubectl, "growing", storageClassName=kubectl.namespace))
+    cache = {"claimName": "growing", "storageClassName": kubectl.namespace, "deletionPolicy": "Delete"}
+    kubectl.apply(a_model(cache=cache))
+    wait_for(kubectl, is_ready)
+    kubectl.patch("llmdep", "triage", {"spec": {"cache": {"size": "30Gi"}}})
+
+    def size() -> str:
+        claim: Any = kubectl.get("pvc", "growing")
+        return str(claim["spec"]["resources"]["requests"]["storage"])
+
+    eventually(lambda: size() == "30Gi")
+    kubectl("delete", "llmdep", "triage", "--timeout=30s")
+    eventually(lambda: kubectl.get("pvc", "growing") is None, seconds=60)
+    kubectl("delete", "storageclass", kubectl.namespace)
+    kubectl("delete", "pv", f"{kubectl.namespace}-growing", "--wait=false")
+
+
+def test_a_claim_without_a_volume_is_told(kubectl: Kubectl) -> None:
+    kubectl.apply(a_model(cache={"claimName": "nothing-for-it"}))
+    found = wait_for(kubectl, lambda found: condition(found, "Ready")["reason"] == "ClaimPending")
+    assert "nothing-for-it" in condition(found, "Ready")["message"]
+    assert found["status"]["cache"]["phase"] == "Pending"
+    assert not kubectl.get("deployment", "triage")
+
+
+def test_at_rest_nothing_is_written(kubectl: Kubectl, control_plane: ControlPlane) -> None:
+    kubectl.apply(a_model())
+    wait_for(kubectl, is_ready)
+    start = entries(control_plane)
+    kubectl("annotate", "llmdep", "triage", "look=again")
+    kubectl.apply(an_llmdeployment("marker"))
+    wait_for(kubectl, is_ready, "marker")
+    written = written_since(control_plane, start, kubectl.namespace)
+    assert [one for one in written if not str(one["objectRef"].get("name", "")).startswith("marker")] == []
