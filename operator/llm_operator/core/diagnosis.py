@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from llm_operator.api.conditions import Finding, Reason
+from llm_operator.core import names
+from llm_operator.core.fetch_words import FINAL_CODES, fetch_reason
 from llm_operator.core.names import Manifest
 from llm_operator.core.words import detail, gives_a_reason, last_words, why_not_pulled
 
@@ -179,6 +181,22 @@ def _out_of_memory(pod: Manifest) -> Fault | None:
     return None
 
 
+def _fetch_failed(pod: Manifest) -> Fault | None:
+    """A pod that fetches its model for itself, and says why it cannot: what can pass is no proof."""
+    for container, terminated in _last_exits(pod):
+        found = fetch_reason(terminated.get("message", "")) if container["name"] == names.FETCH_CONTAINER else None
+        if found is not None:
+            reason, words = found
+            code = terminated.get("exitCode")
+            finding = Finding(
+                reason,
+                f"Pod {_name(pod)}: the fetch of the model exited with code {code}; see `kubectl logs -n "
+                f"{pod['metadata']['namespace']} {_name(pod)} -c {names.FETCH_CONTAINER} --previous`.{detail(words)}",
+            )
+            return Fault(finding, Proof.COUNTED if code in FINAL_CODES else Proof.DOUBT, terminated.get("finishedAt"))
+    return None
+
+
 def _crash(pod: Manifest) -> Fault | None:
     for container, terminated in _last_exits(pod):
         message = terminated.get("message", "")
@@ -227,6 +245,7 @@ POD_CHECKS: tuple[Callable[[Manifest], Fault | None], ...] = (
     _image_not_pulled,
     _container_not_created,
     _out_of_memory,
+    _fetch_failed,
     _crash,
     _unschedulable,
 )

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llm_operator.api.conditions import FETCH_REASONS, Finding, Reason
+from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import Cache, LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.cached_model import CachedModel, parse_record
@@ -22,6 +22,7 @@ from llm_operator.core.diagnosis import (
     is_going,
     is_over,
 )
+from llm_operator.core.fetch_words import FINAL_CODES, fetch_reason
 from llm_operator.core.model import Parent, Progress
 from llm_operator.core.names import Manifest
 from llm_operator.core.words import detail, gives_a_reason, last_words
@@ -29,8 +30,6 @@ from llm_operator.core.words import detail, gives_a_reason, last_words
 COMPONENT = "model-fetch"
 # Group of the image's user: a new volume belongs to root.
 FILE_GROUP = 10001
-# Exit codes of the fetch after which nothing changes until somebody acts: docs/model-cache.md.
-FINAL_CODES = (2, *range(20, 40), 78)
 # Each pause between two pods is twice as long as the one before, up to six minutes.
 RETRIES = 30
 KEPT_SECONDS = 3600
@@ -197,13 +196,7 @@ def _failure(where: str, logs: str, code: int, message: str) -> Finding:
     """The fetch's own reason, where it is one that we know."""
     if message == KILLED:
         return Finding(Reason.OUT_OF_MEMORY, f"{where} was killed for its memory; {logs}.")
-    try:
-        record = json.loads(message)
-        reason, words = Reason(record["reason"]), f"{record.get('message', '')} {record.get('remedy', '')}"
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        reason, words = Reason.FETCH_FAILED, last_words(message)
-    if reason not in FETCH_REASONS:
-        reason, words = Reason.FETCH_FAILED, last_words(message)
+    reason, words = fetch_reason(message) or (Reason.FETCH_FAILED, last_words(message))
     return Finding(reason, f"{where} exited with code {code}; {logs}.{detail(words)}")
 
 

@@ -8,7 +8,9 @@ import pytest
 from llm_operator.api.conditions import FETCH_REASONS, Reason
 from llm_operator.core import names
 from llm_operator.core.cached_model import CachedModel, decode, encode, parse_record
-from llm_operator.core.fetch import FINAL_CODES, build_fetch, fetch_name, parse_progress, read_fetch
+from llm_operator.core.diagnosis import Proof, diagnose
+from llm_operator.core.fetch import build_fetch, fetch_name, parse_progress, read_fetch
+from llm_operator.core.fetch_words import FINAL_CODES
 from llm_operator.core.model import Progress
 from tests.unit.operator.builders import (
     COMMIT,
@@ -20,7 +22,9 @@ from tests.unit.operator.builders import (
     a_fetch,
     a_fetch_pod,
     a_parent,
+    a_pod,
     ago,
+    died,
     last_words_of,
 )
 
@@ -245,3 +249,19 @@ def test_progress_is_the_last_line_that_tells_it(log: str, progress: Progress | 
 
 def test_a_hundred_percent_is_the_end() -> None:
     assert [Progress(done, 1000).percent for done in (0, 9, 999, 1000)] == [0, 0, 99, 100]
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "reason", "proof"),
+    [
+        (22, last_words_of(22, "RepositoryGated"), Reason.REPOSITORY_GATED, Proof.COUNTED),
+        (40, last_words_of(40, "RateLimited"), Reason.RATE_LIMITED, Proof.DOUBT),
+        (1, "Traceback", Reason.CRASH_LOOP, Proof.COUNTED),
+    ],
+)
+def test_a_pod_that_fetches_for_itself_says_why_it_cannot(code: int, words: str, reason: Reason, proof: Proof) -> None:
+    (status,) = died(code, message=words, crashes=4)
+    pod = a_pod(initContainerStatuses=[{**status, "name": "fetch"}])
+    found = diagnose([pod])
+    assert found is not None
+    assert (found.finding.reason, found.proof) == (reason, proof)

@@ -1,0 +1,94 @@
+"""Models from a Hub in the cluster onto a volume of the node, and what a fetch that fails does to those who serve.
+
+This version of the server runs no model: what was fetched is mounted and found (else it would say ModelMissing), and
+then refused as a mode that it cannot run.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e import a_hub, client
+from tests.e2e.steps import edit, example, server_image, servers, triage, wait_ready, wait_rolled_back
+from tests.kubectl import Kubectl, Manifest, condition, eventually
+
+CACHE = {"claimName": "model-cache", "size": "1Gi", "storageClassName": "e2e"}
+
+
+@pytest.fixture(scope="module")
+def hub(admin: Kubectl) -> Iterator[str]:
+    """Address of the Hub."""
+    with a_hub.running(admin, server_image(admin)) as address:
+        yield address
+
+
+@pytest.fixture
+def volume(admin: Kubectl, kubectl: Kubectl) -> Iterator[str]:
+    """A volume for the claim of the namespace."""
+    with a_hub.a_volume(admin, server_image(admin), kubectl.namespace, "model-cache") as path:
+        yield path
+
+
+def qwen(hub: str, repository: str, **over: Any) -> Manifest:
+    return {"mode": "qwen", "model": {"repository": repository, "endpoint": hub, **over}, "cache": CACHE}
+
+
+def test_a_model_is_fetched_with_progress_and_found_by_the_servers(kubectl: Kubectl, hub: str, volume: str) -> None:
+    kubectl.apply(example())
+    wait_ready(kubectl)
+    edit(kubectl, qwen(hub, "tiny/slow"))
+    percent: set[int] = set()
+
+    def cached() -> bool:
+        found = triage(kubectl)
+        percent.add(found["status"].get("cache", {}).get("percent", 0))
+        return bool(condition(found, "ModelCached").get("status") == "True")
+
+    eventually(cached, seconds=120, every=0.5)
+    assert {one for one in percent if 0 < one < 100}, f"the column moved: {percent}"
+    found = wait_rolled_back(kubectl, "CrashLoop")
+    assert "ModeNotSupported" in condition(found, "RolledBack")["message"], "and not ModelMissing"
+
+
+@pytest.mark.parametrize(
+    ("repository", "why"),
+    [("tiny/gated", "TokenMissing"), ("tiny/qwen4", "TokenMissing"), ("tiny/encoder", "ModelNotSupported")],
+)
+def test_a_model_that_cannot_be_had_never_touches_who_serves(
+    kubectl: Kubectl, hub: str, volume: str, repository: str, why: str
+) -> None:
+    kubectl.apply(example())
+    wait_ready(kubectl)
+    before = servers(kubectl)
+    with client.nothing_lost(kubectl):
+        edit(kubectl, qwen(hub, repository))
+        wait_rolled_back(kubectl, why)
+        assert servers(kubectl) == before
+    edit(kubectl, {"mode": "mock"})
+    wait_ready(kubectl)
+    assert servers(kubectl) == before
+
+
+def test_a_token_from_a_secret_opens_a_private_repository(kubectl: Kubectl, hub: str, volume: str) -> None:
+    kubectl("create", "secret", "generic", "own", "--from-literal=key=hf_test")
+    kubectl.apply(example())
+    wait_ready(kubectl)
+    edit(kubectl, qwen(hub, "tiny/private", tokenSecretRef={"name": "own", "key": "key"}))
+    eventually(lambda: condition(triage(kubectl), "ModelCached").get("status") == "True", seconds=90)
+    assert "hf_test" not in kubectl("get", "llmdep,controllerrevisions,jobs,pods", "-o", "yaml")
+
+
+def test_the_claim_outlives_its_llmdeployment_and_the_next_one_downloads_nothing(
+    kubectl: Kubectl, hub: str, volume: str
+) -> None:
+    for _ in range(2):
+        kubectl.apply({**example(), "spec": {**example()["spec"], **qwen(hub, "tiny/qwen3")}})
+        eventually(lambda: condition(triage(kubectl), "ModelCached").get("status") == "True", seconds=90)
+        (job,) = kubectl.list("jobs")
+        logs = kubectl("logs", f"job/{job['metadata']['name']}")
+        kubectl("delete", "llmdep", "triage", "--timeout=60s")
+        eventually(lambda: not kubectl.list("jobs,deployments"), seconds=60)
+        assert kubectl.get("pvc", "model-cache") is not None
+    assert '"event": "progress"' not in logs
+    assert '"event": "ready"' in logs

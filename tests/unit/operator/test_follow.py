@@ -1,0 +1,72 @@
+"""Which LLMDeployments an event is about: also where an object is shared, or belongs to one only through another."""
+
+from typing import Any, cast
+
+from llm_operator.core import names
+from llm_operator.follow import Follower
+from llm_operator.kube import CLAIMS, JOBS, LLMDEPLOYMENTS, PODS, Kube, Resource
+from llm_operator.store import Store
+from tests.unit.operator.builders import a_claim, a_fetch, a_fetch_pod, a_pod
+
+NOBODY = cast(Kube, None)  # Events are taken without asking anybody.
+
+
+class Told:
+    """A follower, and whom it had looked at."""
+
+    def __init__(self) -> None:
+        self.places: list[tuple[str, str]] = []
+        self.store = Store()
+        self.follower = Follower(NOBODY, self.store, self.places.append, lambda _: None)
+
+    def by(self, resource: Resource, live: Any, kind: str = "MODIFIED") -> set[str]:
+        self.places.clear()
+        metadata = {"uid": f"uid-{live['metadata']['name']}", "resourceVersion": "5", **live["metadata"]}
+        self.follower.take(resource, {"type": kind, "object": {**live, "metadata": metadata}})
+        return {name for _, name in self.places}
+
+
+def an_llmdeployment(name: str, **spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "clinic"}, "spec": spec}
+
+
+def test_a_claim_is_everybodys_who_names_it() -> None:
+    told = Told()
+    for name, spec in (("a", {"cache": {"claimName": "model-cache"}}), ("b", {"cache": {"claimName": "x"}}), ("c", {})):
+        assert told.by(LLMDEPLOYMENTS, an_llmdeployment(name, **spec)) == {name}
+    elsewhere = an_llmdeployment("d", cache={"claimName": "model-cache"})
+    elsewhere["metadata"]["namespace"] = "other"
+    told.by(LLMDEPLOYMENTS, elsewhere)
+    assert told.by(CLAIMS, a_claim()) == {"a"}
+    assert told.by(CLAIMS, a_claim(), "DELETED") == {"a"}
+
+
+def test_a_fetch_and_its_pods_are_its_owners() -> None:
+    told = Told()
+    job = a_fetch()
+    owner = job["metadata"]["ownerReferences"][0]
+    job["metadata"]["ownerReferences"] = [{**owner, "name": "one"}, {**owner, "name": "two", "uid": "2"}]
+    pod = a_fetch_pod()
+    pod["metadata"]["labels"] = job["spec"]["template"]["metadata"]["labels"]
+    assert told.by(PODS, pod) == set(), "nobody knows the Job yet"
+    assert told.by(JOBS, job) == {"one", "two"}
+    pod["metadata"]["resourceVersion"], pod["status"]["phase"] = "6", "Failed"
+    assert told.by(PODS, pod) == {"one", "two"}
+    name = job["metadata"]["name"]
+    found = told.store.children(PODS, "clinic", names.group_of_fetch(name))
+    assert [one["metadata"]["name"] for one in found] == ["fetch-1"]
+    assert told.store.children(PODS, "clinic", name) == []
+
+
+def test_the_counts_of_a_job_are_no_news() -> None:
+    told = Told()
+    job = a_fetch()
+    assert told.by(JOBS, job) == {"triage"}
+    job["metadata"]["resourceVersion"], job["status"]["active"] = "9", 1
+    assert told.by(JOBS, job) == set()
+
+
+def test_a_servers_pod_is_that_of_its_label() -> None:
+    pod = a_pod()
+    pod["metadata"]["labels"] = names.labels("triage")
+    assert Told().by(PODS, pod) == {"triage"}
