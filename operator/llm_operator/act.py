@@ -145,6 +145,8 @@ class Actor:
             await self._kube.delete(action.live)
             self._store.remove(BY_KIND["Job"], action.live)
             log.info("discarded Job %s", _path(action.live))
+            if observation.fetch is not action.live:
+                return observation
             return dataclasses.replace(observation, fetch=None, fetch_pods=())
         if isinstance(action, Make):
             stored = await self._kube.create(action.manifest)
@@ -153,7 +155,8 @@ class Actor:
         self._store.put(BY_KIND[stored["kind"]], stored)
         log.info("%s %s %s", "made" if isinstance(action, Make) else "amended", stored["kind"], _path(stored))
         if stored["kind"] == "Job":
-            return dataclasses.replace(observation, fetch=stored)
+            is_declared = isinstance(action, Make) or observation.fetch is action.live
+            return dataclasses.replace(observation, fetch=stored) if is_declared else observation
         return dataclasses.replace(observation, claim=stored)
 
     async def _apply(self, observation: Observation, action: Apply) -> tuple[Observation, Finding | None]:

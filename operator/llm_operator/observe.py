@@ -69,6 +69,18 @@ async def observe(
         others_keep_claim=model.others_keep_claim,
         fetch=model.fetch,
         fetch_pods=model.pods,
+        other_fetches=_other_fetches(store, read, model.fetch),
+    )
+
+
+def _other_fetches(store: Store, parent: Parent, declared: Manifest | None) -> tuple[Manifest, ...]:
+    """Jobs of the parent besides the one that it declares now. Old news do no harm: a write of them fails."""
+    return tuple(
+        job
+        for job in store.every(JOBS)
+        if job["metadata"]["namespace"] == parent.namespace
+        and (declared is None or job["metadata"]["uid"] != declared["metadata"]["uid"])
+        and any(one["uid"] == parent.uid for one in job["metadata"].get("ownerReferences", []))
     )
 
 

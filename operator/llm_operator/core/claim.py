@@ -79,9 +79,17 @@ def _owner(parent: Parent, live: Manifest, *, wanted: bool) -> list[Manifest]:
     at = next((index for index, one in enumerate(owners) if one["uid"] == parent.uid), None)
     if wanted and at is None:
         return [add_owner(live, shared_reference(parent))]
-    if not wanted and at is not None:
-        return [{"op": "remove", "path": f"/metadata/ownerReferences/{at}"}]
-    return []
+    return [] if wanted else remove_owner(parent, live)
+
+
+def remove_owner(parent: Parent, live: Manifest) -> list[Manifest]:
+    """The JSON patch that takes the parent from the owners, if it is one."""
+    owners = live["metadata"].get("ownerReferences", [])
+    return [
+        {"op": "remove", "path": f"/metadata/ownerReferences/{at}"}
+        for at, one in enumerate(owners)
+        if one["uid"] == parent.uid
+    ]
 
 
 def add_owner(live: Manifest, reference: Manifest) -> Manifest:

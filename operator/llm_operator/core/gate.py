@@ -12,7 +12,7 @@ from llm_operator.api.conditions import FINE, Finding, Reason
 from llm_operator.api.types import Cache, LLMDeploymentSpec
 from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.children import shared_reference
-from llm_operator.core.claim import add_owner, is_pending, problem
+from llm_operator.core.claim import add_owner, is_pending, problem, remove_owner
 from llm_operator.core.diagnosis import Proof
 from llm_operator.core.fetch import Fetch, build_fetch, fetch_name, is_finished, lost_its_pod, read_fetch
 from llm_operator.core.history import History
@@ -66,6 +66,20 @@ def fetch_actions(
     if is_finished(job) or observation.parent.uid in owners:
         return []
     return [Amend(job, (add_owner(job, shared_reference(observation.parent)),))]
+
+
+def let_go(observation: Observation) -> list[Action]:
+    """What has to be written so that models which are not declared any more are not fetched to their end.
+
+    What came so far stays on the volume for a day, and is used if the model is declared again.
+    """
+    actions: list[Action] = []
+    for job in observation.other_fetches:
+        if is_finished(job) or "deletionTimestamp" in job["metadata"]:
+            continue
+        shared = len(job["metadata"]["ownerReferences"]) > 1
+        actions.append(Amend(job, tuple(remove_owner(observation.parent, job))) if shared else Discard(job))
+    return actions
 
 
 def judge_fetch(

@@ -67,7 +67,8 @@ class Observation:
 
     `pods` are those that the parent's selector chooses, `revisions` the ControllerRevisions with its labels.
     `claim`, the Job `fetch` and its pods are those of the declared cache and model; `others_keep_claim` says that
-    another LLMDeployment wants the claim kept. `replica_sets` are read only when the Deployment says that pods are
+    another LLMDeployment wants the claim kept, and `other_fetches` are Jobs that the parent owns and no longer
+    declares. `replica_sets` are read only when the Deployment says that pods are
     refused. `now` is the API server's time, and since `contact_since` it has answered without a long break.
     """
 
@@ -85,6 +86,7 @@ class Observation:
     fetch: Manifest | None = None
     fetch_pods: tuple[Manifest, ...] = ()
     fetch_progress: Progress | None = None
+    other_fetches: tuple[Manifest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class Amend:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Delete a Job that has ended, so that another try can have its name."""
+    """Delete a Job: one that has ended, so that another try can have its name, or one that nobody needs any more."""
 
     live: Manifest
 

@@ -19,7 +19,7 @@ from llm_operator.core.claim import amend_claim, build_claim
 from llm_operator.core.course import Course, course, fallback_spec, own_deployment
 from llm_operator.core.drift import first_difference
 from llm_operator.core.foreign import drift
-from llm_operator.core.gate import fetch_actions, judge_fetch, remembered
+from llm_operator.core.gate import fetch_actions, judge_fetch, let_go, remembered
 from llm_operator.core.history import is_fresh
 from llm_operator.core.judge import is_rolled_out, judge
 from llm_operator.core.memory import too_small
@@ -92,6 +92,7 @@ class _Planner:
             self._record_the_fallback,
             self._apply_children,
             self._forget_the_old,
+            self._let_go_of_fetches,
             self._amend_the_claim,
         )
         for step in steps:
@@ -175,6 +176,9 @@ class _Planner:
         if cache is not None and live is not None:
             change = amend_claim(self.parent, cache, live, kept_for_others=self.observation.others_keep_claim)
             self.actions += [] if change is None else [change]
+
+    def _let_go_of_fetches(self) -> None:
+        self.actions += let_go(self.observation)
 
     def _see_to_the_model(self) -> None:
         """Nothing of a revision is applied before its model is there."""

@@ -153,7 +153,7 @@ def as_stored(manifest: Manifest, live: Manifest | None = None, **status: Any) -
 def after(observation: Observation, plan: Plan, **deployment_status: Any) -> Observation:
     """What the next pass observes once the plan's actions are stored; at the same time unless that is replaced."""
     deployment, service = observation.deployment, observation.service
-    claim, fetch = observation.claim, observation.fetch
+    claim, fetch, others = observation.claim, observation.fetch, list(observation.other_fetches)
     revisions = {one["metadata"]["name"]: one for one in observation.revisions}
     for action in plan.actions:
         match action:
@@ -173,6 +173,8 @@ def after(observation: Observation, plan: Plan, **deployment_status: Any) -> Obs
                 fetch["metadata"]["creationTimestamp"] = timestamp(observation.now)
             case Make(manifest):
                 claim = as_stored(manifest)
+            case Amend(live) | Discard(live) if live in observation.other_fetches:
+                others.remove(live)
             case Amend(live) if live["kind"] == "Job":
                 fetch = amended(live, action)
             case Amend(live):
@@ -190,6 +192,7 @@ def after(observation: Observation, plan: Plan, **deployment_status: Any) -> Obs
         service=service,
         claim=claim,
         fetch=fetch,
+        other_fetches=tuple(others),
         fetch_pods=() if fetch is None else observation.fetch_pods,
         revisions=tuple(revisions.values()),
         suspicion=plan.suspicion,

@@ -196,6 +196,7 @@ class Cluster:
         return Observation(
             claim=self.claim,
             fetch=None if job is None else self._job_now(job),
+            other_fetches=tuple(self._job_now(one) for one in self.jobs.values() if one is not job),
             fetch_pods=() if job is None else tuple(self._fetch_pods(job)),
             parent=parse_parent(live),
             deployment=self.deployment,

@@ -439,3 +439,29 @@ def test_marks_are_replaced_wherever_they_stand() -> None:
     assert waits(template)
     assert not waits(pinned(template, MODEL))
     assert Reason.MODEL_READY
+
+
+# Models that are not declared any more.
+
+
+def test_a_fetch_that_nobody_needs_any_more_is_ended() -> None:
+    observation = replace(running(a_spec(), a_revision(State.GOOD)), other_fetches=(a_fetch(),))
+    assert [type(one) for one in planned(observation).actions] == [Discard]
+    assert planned(after(observation, planned(observation))).actions == ()
+
+
+def test_a_fetch_that_others_need_goes_on_without_us() -> None:
+    job = a_fetch()
+    job["metadata"]["ownerReferences"].insert(0, {**job["metadata"]["ownerReferences"][0], "uid": "another"})
+    observation = replace(running(a_spec(), a_revision(State.GOOD)), other_fetches=(job,))
+    (action,) = planned(observation).actions
+    assert isinstance(action, Amend)
+    assert action.operations == ({"op": "remove", "path": "/metadata/ownerReferences/1"},)
+    assert planned(after(observation, planned(observation))).actions == ()
+
+
+def test_a_fetch_that_has_ended_is_left_to_its_time() -> None:
+    leaving = a_fetch()
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
+    others = (a_fetch("Complete"), a_fetch("Failed"), leaving)
+    assert planned(replace(running(a_spec(), a_revision(State.GOOD)), other_fetches=others)).actions == ()
