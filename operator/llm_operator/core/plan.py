@@ -277,7 +277,7 @@ class _Planner:
         judged = revision.judged(verdict, model)
         annotation = judged.live["metadata"]["annotations"][names.VERDICT]
         pin = None if model is None else judged.live["metadata"]["annotations"][names.MODEL]
-        rejects = verdict.state is State.REJECTED
+        rejects = verdict.state is State.REJECTED and revision.state is not State.REJECTED
         rolls_back = rejects and len(verdict.rollbacks) > len(revision.verdict.rollbacks)
         self.actions.append(Judge(revision.live, annotation, outcome, rejects, rolls_back, pin))
         self._remember(judged)

@@ -113,7 +113,7 @@ class Walker:
             assert old is not None
             assert new is not None
             note(f"{self.cluster.now:.0f} {new.hash} {old.state} -> {new.verdict}")
-            if new.state is State.REJECTED:
+            if new.state is State.REJECTED and action.model is None:
                 assert old.state is State.CANDIDATE, "only an attempt is rejected, never what was good"
                 assert new.hash == goes.desired, "nothing is blamed that is not declared"
                 attempt = (new.hash, new.verdict.attempt)
