@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.fetch import fetch_name
+from llm_operator.core.gate import refilled
+from llm_operator.core.history import read_history
 from llm_operator.core.model import InvalidSpec, Observation, Parent, Suspicion
 from llm_operator.core.names import Manifest
 from llm_operator.kube import (
@@ -54,7 +56,7 @@ async def observe(
     if parent is None:
         return None
     read = parse_parent(parent)
-    model = await _model(kube, store, read, server_image, live=live)
+    model = await _model(kube, store, read, revisions, server_image, live=live)
     return Observation(
         parent=read,
         deployment=deployment,
@@ -92,7 +94,9 @@ class _Model:
     pods: tuple[Manifest, ...] = ()
 
 
-async def _model(kube: Kube, store: Store, parent: Parent, server_image: str, *, live: bool) -> _Model:
+async def _model(
+    kube: Kube, store: Store, parent: Parent, revisions: list[Manifest], server_image: str, *, live: bool
+) -> _Model:
     """The claim of the declared cache, and the fetch into it."""
     spec, namespace = parent.spec, parent.namespace
     cache = None if isinstance(spec, InvalidSpec) else spec.used_cache
@@ -103,7 +107,7 @@ async def _model(kube: Kube, store: Store, parent: Parent, server_image: str, *,
     kept = cache.deletion_policy == "Delete" and _others_keep(store, parent, cache.claim_name)
     if claim is None:
         return _Model(others_keep_claim=kept)
-    name = fetch_name(spec, claim, server_image)
+    name = fetch_name(refilled(spec, read_history(parent, revisions), claim), claim, server_image)
     group, selector = names.group_of_fetch(name), f"{names.FETCH}={name}"
     if not live:
         found = store.get(JOBS, namespace, name), store.children(PODS, namespace, group)

@@ -28,7 +28,7 @@ from llm_operator.core.judge import (
 from llm_operator.core.memory import too_small
 from llm_operator.core.model import Action, Amend, Discard, Make, Observation, Settings
 from llm_operator.core.names import Manifest
-from llm_operator.core.revision import Revision, State, Verdict, revisioned_fields
+from llm_operator.core.revision import Revision, State, Verdict, hash_of, revisioned_fields
 
 # Every so often the fetch's log is read.
 PROGRESS_SECONDS = 5.0
@@ -66,6 +66,20 @@ def fetch_actions(
     if is_finished(job) or observation.parent.uid in owners:
         return []
     return [Amend(job, (add_owner(job, shared_reference(observation.parent)),))]
+
+
+def refilled(spec: LLMDeploymentSpec, history: History, claim: Manifest | None) -> LLMDeploymentSpec:
+    """The spec that a fetch goes by: a claim that was made anew gets what is pinned, not what the branch means now."""
+    declared = history.get(hash_of(revisioned_fields(spec), history.revisions))
+    if declared is None or declared.model is None or not is_elsewhere(declared, claim):
+        return spec
+    model = spec.wanted_model.model_copy(update={"revision": declared.model.commit})
+    return spec.model_copy(update={"model": model})
+
+
+def is_elsewhere(revision: Revision, claim: Manifest | None) -> bool:
+    """Whether a revision's model was fetched into another claim of the same name than there is now."""
+    return revision.model is not None and claim is not None and revision.model.claim != claim["metadata"]["uid"]
 
 
 def let_go(observation: Observation) -> list[Action]:

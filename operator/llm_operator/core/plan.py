@@ -19,7 +19,15 @@ from llm_operator.core.claim import amend_claim, build_claim
 from llm_operator.core.course import Course, course, fallback_spec, own_deployment
 from llm_operator.core.drift import first_difference
 from llm_operator.core.foreign import drift
-from llm_operator.core.gate import fetch_actions, judge_fetch, let_go, remembered
+from llm_operator.core.gate import (
+    current_fetch,
+    fetch_actions,
+    is_elsewhere,
+    judge_fetch,
+    let_go,
+    refilled,
+    remembered,
+)
 from llm_operator.core.history import is_fresh
 from llm_operator.core.judge import is_rolled_out, judge
 from llm_operator.core.memory import too_small
@@ -88,6 +96,7 @@ class _Planner:
             self._make_the_claim,
             self._record_what_is_declared,
             self._see_to_the_model,
+            self._refill_the_claim,
             self._judge_what_runs,
             self._record_the_fallback,
             self._apply_children,
@@ -201,6 +210,21 @@ class _Planner:
                 self.waits.append(LOOK_FOR_CONFLICT_SECONDS)
         if found.verdict is not None:
             self._judge(revision, found.verdict, found.outcome, found.model)
+
+    def _refill_the_claim(self) -> None:
+        """A claim that was lost and made anew gets the same files again, for whoever runs or starts."""
+        goes, cache = self._course(), self.spec.used_cache
+        revision = goes.history.get(goes.desired)
+        if cache is None or revision is None or revision.model is None or revision.state is State.REJECTED:
+            return
+        if not is_elsewhere(revision, self.observation.claim) or any(isinstance(one, Judge) for one in self.actions):
+            return
+        fetch = current_fetch(self.observation)
+        if fetch is not None and fetch.model is not None and fetch.model.commit == revision.model.commit:
+            self._judge(revision, revision.verdict, model=fetch.model)
+            return
+        spec = refilled(self.spec, goes.history, self.observation.claim)
+        self.actions += fetch_actions(self.observation, spec, cache, revision, goes.history, self.settings)
 
     def _judge_what_runs(self) -> None:
         goes, deployment = self._course(), own_deployment(self.observation)

@@ -12,6 +12,7 @@ from llm_operator.api.types import Mode, Model
 from llm_operator.core import names
 from llm_operator.core.claim import problem
 from llm_operator.core.diagnosis import is_going, is_ready
+from llm_operator.core.gate import is_elsewhere
 from llm_operator.core.judge import fault_of, good_pods_fail
 from llm_operator.core.model import Observation
 from llm_operator.core.names import Manifest
@@ -100,11 +101,11 @@ def _model_cached(view: View) -> Finding | None:
         lost = problem(cache.claim_name, claim)
         if lost is not None:
             return lost
-        if claim is not None and claim["metadata"]["uid"] != declared.model.claim:
-            return Finding(
+        if is_elsewhere(declared, claim):
+            return view.waits_for or Finding(
                 Reason.CLAIM_LOST,
-                f"PersistentVolumeClaim {cache.claim_name} is not the one that the model was fetched into. Set another "
-                "spec.model.revision, a commit for example, to have it fetched anew.",
+                f"PersistentVolumeClaim {cache.claim_name} is not the one that the model was fetched into; it is "
+                "fetched again.",
             )
         return Finding(
             Reason.MODEL_READY,

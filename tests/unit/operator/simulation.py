@@ -13,7 +13,9 @@ from typing import Any
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.fetch import KEPT_SECONDS, fetch_name
-from llm_operator.core.model import Amend, Apply, Discard, Forget, Judge, Make, Observation, Record
+from llm_operator.core.gate import refilled
+from llm_operator.core.history import read_history
+from llm_operator.core.model import Amend, Apply, Discard, Forget, Judge, Make, Observation, Parent, Record
 from llm_operator.core.names import Manifest
 from llm_operator.observe import parse_parent
 from tests.unit.operator.builders import SETTINGS, last_words_of
@@ -180,7 +182,7 @@ class Cluster:
             self.spec, self.generation = edited, self.generation + 1
             self.parent_version = self._next_version()
 
-    def observation(self) -> Observation:
+    def _parent(self) -> Parent:
         live = {
             "metadata": {
                 "name": "triage",
@@ -192,13 +194,16 @@ class Cluster:
             "spec": self.spec,
             "status": self.status,
         }
+        return parse_parent(live)
+
+    def observation(self) -> Observation:
         job = self._wanted_job()
         return Observation(
             claim=self.claim,
             fetch=None if job is None else self._job_now(job),
             other_fetches=tuple(self._job_now(one) for one in self.jobs.values() if one is not job),
             fetch_pods=() if job is None else tuple(self._fetch_pods(job)),
-            parent=parse_parent(live),
+            parent=self._parent(),
             deployment=self.deployment,
             service=self.service,
             pods=tuple(pod.manifest(self.now) for pod in self.pods),
@@ -246,7 +251,7 @@ class Cluster:
             env = {
                 one["name"]: one.get("value") for one in manifest["spec"]["template"]["spec"]["containers"][0]["env"]
             }
-            stored["behaviour"], stored["begins"] = self.fetches[str(env["MODEL_REVISION"])], self.now
+            stored["behaviour"], stored["begins"] = self.fetches.get(str(env["MODEL_REVISION"]), "brings"), self.now
             self.jobs[name] = stored
         else:
             self.claim = {**stored, "status": {"phase": "Bound"}}
@@ -255,7 +260,8 @@ class Cluster:
         spec = LLMDeploymentSpec.model_validate(self.spec)
         if spec.used_cache is None or self.claim is None:
             return None
-        job = self.jobs.get(fetch_name(spec, self.claim, SETTINGS.server_image))
+        history = read_history(self._parent(), self.revisions.values())
+        job = self.jobs.get(fetch_name(refilled(spec, history, self.claim), self.claim, SETTINGS.server_image))
         ended = None if job is None else self._ended(job)
         return None if ended is not None and self.now >= ended + KEPT_SECONDS else job
 

@@ -391,7 +391,9 @@ def test_a_claim_that_is_not_ours_is_looked_at_from_time_to_time() -> None:
 def test_a_cache_that_is_lost_under_a_good_revision_is_told() -> None:
     observation = remembering(a_cached_spec())
     assert told(observation)["ModelCached"] == ("True", "ModelReady")
-    assert told(replace(observation, claim=a_claim(uid="another")))["ModelCached"] == ("False", "ClaimLost")
+    anew = replace(observation, claim=a_claim(uid="another"))
+    assert told(anew)["ModelCached"] == ("False", "ClaimLost")
+    assert told(replace(anew, fetch=a_fetch()))["ModelCached"] == ("False", "ModelFetching")
     assert told(replace(observation, claim=a_claim(phase="Lost")))["ModelCached"] == ("False", "ClaimLost")
     assert build_status(replace(observation, claim=a_claim(phase="Lost")), None)["cache"] == {"phase": "Pending"}
 
@@ -465,3 +467,35 @@ def test_a_fetch_that_has_ended_is_left_to_its_time() -> None:
     leaving["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
     others = (a_fetch("Complete"), a_fetch("Failed"), leaving)
     assert planned(replace(running(a_spec(), a_revision(State.GOOD)), other_fetches=others)).actions == ()
+
+
+# A claim that was lost.
+
+
+def test_a_claim_that_was_made_anew_is_filled_with_the_very_same_commit() -> None:
+    observation = replace(remembering(a_cached_spec()), claim=a_claim(uid="another"))
+    decided = planned(observation)
+    (made,) = of_kind(decided, Make)
+    env = {one["name"]: one.get("value") for one in made.manifest["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert env["MODEL_REVISION"] == COMMIT
+    then = after(observation, decided)
+    assert planned(then).actions == ()
+    there = replace(then, fetch_pods=(a_fetch_pod(0, last_words_of()),))
+    (verdict,) = verdicts(planned(there))
+    assert verdict.model is not None
+    assert (verdict.state, verdict.model.claim) == (State.GOOD, "another")
+    assert planned(after(there, planned(there))).actions == ()
+    other = replace(then, fetch_pods=(a_fetch_pod(0, last_words_of(commit="d" * 40)),))
+    assert verdicts(planned(other)) == [], "the template has the commit that was pinned"
+
+
+def test_for_a_rejected_revision_nothing_is_fetched_again() -> None:
+    old = a_cached_spec()
+    rejected = a_revision(State.REJECTED, spec=old, number=2)
+    pinned_one = read(rejected.judged(rejected.verdict, MODEL).live)
+    observation = replace(
+        running(a_spec(), a_revision(State.GOOD), pinned_one),
+        parent=a_parent(spec=old, status={"conditions": []}),
+        claim=a_claim(uid="another"),
+    )
+    assert planned(observation).actions == ()
