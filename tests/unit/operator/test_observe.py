@@ -1,0 +1,142 @@
+"""What one decision gets to see of claims and fetches, from the store and live, against a small API server."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+
+from llm_operator.core import names
+from llm_operator.core.fetch import fetch_name
+from llm_operator.core.model import Observation
+from llm_operator.kube import CLAIMS, JOBS, LLMDEPLOYMENTS, PODS, Kube
+from llm_operator.observe import observe
+from llm_operator.store import Store
+from tests.unit.operator.builders import SETTINGS, UID, a_cached_spec, a_claim, a_fetch, a_fetch_pod, a_spec
+
+Objects = dict[str, Any]  # by the end of their path
+
+
+@pytest.fixture
+async def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kube]:
+    """A client of a server that has what stands in its `objects`."""
+
+    async def answer(request: web.Request) -> web.Response:
+        name = request.path.rpartition("/")[2]
+        if name in ("pods", "controllerrevisions"):
+            items = [one for one in objects.get(name, []) if request.query["labelSelector"].endswith(one["of"])]
+            return web.json_response({"kind": "List", "apiVersion": "v1", "items": items})
+        place = "/".join(request.path.split("/")[-2:])
+        if place not in objects:
+            return web.json_response({"reason": "NotFound"}, status=404)
+        return web.json_response(objects[place])
+
+    objects: Objects = {}
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "x",
+        "clusters": [{"name": "x", "cluster": {"server": f"http://127.0.0.1:{runner.addresses[0][1]}"}}],
+        "users": [{"name": "x", "user": {"token": "t"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+    }
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    client = await Kube.connect()
+    client.objects = objects  # type: ignore[attr-defined]
+    yield client
+    await client.close()
+    await runner.cleanup()
+
+
+def an_llmdeployment(name: str = "triage", uid: str = UID, **spec: Any) -> Objects:
+    wire = a_spec(**spec).model_dump(by_alias=True, exclude_none=True)
+    metadata = {"name": name, "namespace": "clinic", "uid": uid, "generation": 1, "resourceVersion": "3"}
+    return {"kind": "LLMDeployment", "metadata": metadata, "spec": wire}
+
+
+async def seen(kube: Kube, store: Store, *, live: bool) -> Observation:
+    found = await observe(kube, store, "clinic", "triage", server_image=SETTINGS.server_image, live=live)
+    assert found is not None
+    return found
+
+
+def the_pod(job: Objects) -> Objects:
+    pod = a_fetch_pod()
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    pod["metadata"] |= {"labels": labels, "uid": "uid-pod", "resourceVersion": "3"}
+    return {**pod, "kind": "Pod", "of": job["metadata"]["name"]}
+
+
+@pytest.mark.parametrize("live", [True, False])
+async def test_claim_and_fetch_of_the_declared_model_are_seen(kube: Kube, live: bool) -> None:
+    store, parent, claim, job = Store(), an_llmdeployment(mode="qwen", cache={}), a_claim(), a_fetch()
+    pod = the_pod(job)
+    if live:
+        objects: Objects = kube.objects  # type: ignore[attr-defined]
+        objects |= {"llmdeployments/triage": parent, "persistentvolumeclaims/model-cache": claim, "pods": [pod]}
+        objects[f"jobs/{fetch_name(a_cached_spec(), claim, SETTINGS.server_image)}"] = job
+    else:
+        for resource, one in ((LLMDEPLOYMENTS, parent), (CLAIMS, claim), (JOBS, job), (PODS, pod)):
+            store.put(resource, one)
+    found = await seen(kube, store, live=live)
+    assert found.claim is not None
+    assert found.fetch is not None
+    assert found.fetch["metadata"]["name"] == job["metadata"]["name"]
+    assert [one["metadata"]["name"] for one in found.fetch_pods] == ["fetch-1"]
+    assert (found.other_fetches, found.pods) == ((), ())
+    assert store.get(CLAIMS, "clinic", "model-cache") is not None
+
+
+async def test_somebody_elses_claim_is_seen_and_not_kept(kube: Kube) -> None:
+    store = Store()
+    store.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={}))
+    kube.objects["persistentvolumeclaims/model-cache"] = a_claim(ours=False)  # type: ignore[attr-defined]
+    assert (await seen(kube, store, live=False)).claim is not None
+    assert store.get(CLAIMS, "clinic", "model-cache") is None
+
+
+async def test_without_a_claim_there_is_no_fetch(kube: Kube) -> None:
+    store = Store()
+    store.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={}))
+    found = await seen(kube, store, live=False)
+    assert (found.claim, found.fetch) == (None, None)
+
+
+async def test_a_fetch_that_is_not_declared_any_more_is_seen(kube: Kube) -> None:
+    store, theirs = Store(), a_fetch(owner="another")
+    theirs["metadata"] |= {"name": "fetch-theirs", "uid": "uid-theirs"}
+    store.put(LLMDEPLOYMENTS, an_llmdeployment())
+    store.put(JOBS, a_fetch())
+    store.put(JOBS, theirs)
+    found = await seen(kube, store, live=False)
+    assert [one["metadata"]["name"] for one in found.other_fetches] == [a_fetch()["metadata"]["name"]]
+
+
+@pytest.mark.parametrize(
+    ("other", "kept"),
+    [
+        ({"cache": {}}, True),
+        ({"cache": {"deletionPolicy": "Delete"}}, False),
+        ({"cache": {"claimName": "other"}}, False),
+        ({}, False),
+    ],
+)
+async def test_whether_another_one_wants_the_claim_kept_is_seen(kube: Kube, other: Objects, kept: bool) -> None:
+    store = Store()
+    store.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={"deletionPolicy": "Delete"}))
+    store.put(LLMDEPLOYMENTS, an_llmdeployment("other", "uid-other", **other))
+    assert (await seen(kube, store, live=False)).others_keep_claim is kept
+
+
+def test_the_labels_of_a_fetch_are_not_those_of_a_server() -> None:
+    labels = a_fetch()["spec"]["template"]["metadata"]["labels"]
+    assert names.selector("triage").items() - labels.items()
