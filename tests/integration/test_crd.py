@@ -50,7 +50,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown mode": ({"mode": "gpt"}, 'supported values: "mock", "qwen", "Qwen3-4B-Thinking-2507"'),
     "no mode": ({"mode": None}, "spec.mode: Required value"),
     "a misspelt field": ({"replica": 2}, 'unknown field "spec.replica"'),
-    "a field of a later version": ({"cache": {"claimName": "model-cache"}}, 'unknown field "spec.cache"'),
     "fewer than no replicas": ({"replicas": -1}, "greater than or equal to 0"),
     "too many replicas": ({"replicas": 101}, "less than or equal to 100"),
     "half a replica": ({"replicas": 1.5}, "must be of type integer"),

@@ -545,7 +545,8 @@ async def _disturb(chance: random.Random, alive: dict[asyncio.Task[None], Operat
             operator.connection.fail(chance.choice([0, 403, 404, 409, 429, 500, 503]))
         case 1:
             operator.connection.heal()
-        case 2:
+        case 2 if operator.leadership.valid():
+            # Only for who leads: a standby's clock would run ahead of the leader's, which no stop can bring about.
             operator.stopped_for += chance.expovariate(0.1)
         case 3:
             task.cancel()
