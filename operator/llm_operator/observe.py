@@ -79,10 +79,8 @@ def _other_fetches(store: Store, parent: Parent, declared: Manifest | None) -> t
     """Jobs of the parent besides the one that it declares now. Old news do no harm: a write of them fails."""
     return tuple(
         job
-        for job in store.every(JOBS)
-        if job["metadata"]["namespace"] == parent.namespace
-        and (declared is None or job["metadata"]["uid"] != declared["metadata"]["uid"])
-        and any(one["uid"] == parent.uid for one in job["metadata"].get("ownerReferences", []))
+        for job in store.children(JOBS, parent.namespace, parent.uid)
+        if declared is None or job["metadata"]["uid"] != declared["metadata"]["uid"]
     )
 
 

@@ -40,7 +40,7 @@ class Store:
         self._clock = clock
         self._objects: dict[Resource, _Kind] = {resource: {} for resource in KINDS}
         self._children: dict[Resource, defaultdict[Place, set[Place]]] = {
-            resource: defaultdict(set) for resource in (CONTROLLER_REVISIONS, PODS)
+            resource: defaultdict(set) for resource in (CONTROLLER_REVISIONS, PODS, JOBS)
         }
         self._deleted: dict[str, tuple[int, float]] = {}  # uid: the version that was the last, and when it was told
         self._owed: dict[Resource, tuple[int, float]] = {}  # a version that the watch has still to deliver: since when
@@ -50,7 +50,9 @@ class Store:
         return self._objects[resource].get((namespace, name))
 
     def children(self, resource: Resource, namespace: str, parent: str) -> list[Manifest]:
-        """The objects of a kind that carry the parent's label, in the order of their names."""
+        """The objects of a kind that belong to a parent, in the order of their names: by the label with its name,
+        or with that of a fetch; Jobs, which have several, by the uid.
+        """
         places = self._children[resource].get((namespace, parent), ())
         return [self._objects[resource][place] for place in sorted(places)]
 
@@ -133,11 +135,17 @@ class Store:
             return
         index = self._children[resource]
         for live, change in ((old, set.discard), (new, set.add)):
-            parent = None if live is None else names.group_of(live["metadata"].get("labels", {}))
-            if parent is not None:
+            for parent in () if live is None else _parents(resource, live):
                 change(index[place[0], parent], place)
                 if not index[place[0], parent]:
                     del index[place[0], parent]
+
+
+def _parents(resource: Resource, live: Manifest) -> list[str]:
+    if resource == JOBS:
+        return [one["uid"] for one in live["metadata"].get("ownerReferences", [])]
+    group = names.group_of(live["metadata"].get("labels", {}))
+    return [] if group is None else [group]
 
 
 def _version(live: Manifest) -> int:

@@ -32,7 +32,9 @@ def volume(admin: Kubectl, kubectl: Kubectl) -> Iterator[str]:
 
 
 def qwen(hub: str, repository: str, **over: Any) -> Manifest:
-    return {"mode": "qwen", "model": {"repository": repository, "endpoint": hub, **over}, "cache": CACHE}
+    model = {"repository": repository, "endpoint": hub, **over}
+    resources = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
+    return {"mode": "qwen", "model": model, "cache": CACHE, "resources": resources}
 
 
 def test_a_model_is_fetched_with_progress_and_found_by_the_servers(kubectl: Kubectl, hub: str, volume: str) -> None:
@@ -66,8 +68,20 @@ def test_a_model_that_cannot_be_had_never_touches_who_serves(
         edit(kubectl, qwen(hub, repository))
         wait_rolled_back(kubectl, why)
         assert servers(kubectl) == before
-    edit(kubectl, {"mode": "mock"})
+    edit(kubectl, {"mode": "mock", "resources": example()["spec"]["resources"]})
     wait_ready(kubectl)
+    assert servers(kubectl) == before
+
+
+def test_a_model_that_does_not_fit_is_refused_once_it_is_there(kubectl: Kubectl, hub: str, volume: str) -> None:
+    kubectl.apply(example())
+    wait_ready(kubectl)
+    before = servers(kubectl)
+    edit(kubectl, {**qwen(hub, "tiny/qwen3"), "resources": {"limits": {"memory": "256Mi"}}})
+    found = wait_rolled_back(kubectl, "MemoryLimitTooSmall")
+    assert "768Mi" in condition(found, "RolledBack")["message"], "the number that would do"
+    assert condition(found, "ModelCached")["status"] == "True"
+    assert found["status"]["cache"]["phase"] == "Ready"
     assert servers(kubectl) == before
 
 

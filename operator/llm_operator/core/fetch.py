@@ -72,6 +72,8 @@ def build_fetch(parent: Parent, spec: LLMDeploymentSpec, cache: Cache, name: str
     volume = {"name": "models", "persistentVolumeClaim": {"claimName": cache.claim_name}}
     wire = spec.model_dump(by_alias=True, exclude_none=True)
     placement = {key: wire[key] for key in ("imagePullSecrets", "nodeSelector", "tolerations") if wire.get(key)}
+    if "ReadWriteMany" not in cache.access_modes:
+        placement["affinity"] = _beside(parent)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -115,6 +117,14 @@ def build_fetch(parent: Parent, spec: LLMDeploymentSpec, cache: Cache, name: str
                 },
             },
         },
+    }
+
+
+def _beside(parent: Parent) -> Manifest:
+    """A volume that one node has at a time is on the node of the pods that serve, if there are any."""
+    term = {"labelSelector": {"matchLabels": names.selector(parent.name)}, "topologyKey": "kubernetes.io/hostname"}
+    return {
+        "podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]}
     }
 
 

@@ -62,8 +62,7 @@ def fetch_actions(
     of_an_earlier_try = fetch is not None and fetch.failed and _is_older(job, revision.verdict)
     if of_an_earlier_try or lost_its_pod(job, observation.fetch_pods):
         return [Discard(job)]
-    owners = {one["uid"] for one in job["metadata"].get("ownerReferences", [])}
-    if is_finished(job) or observation.parent.uid in owners:
+    if is_finished(job) or observation.parent.uid in _owners(job):
         return []
     return [Amend(job, (add_owner(job, shared_reference(observation.parent)),))]
 
@@ -82,18 +81,25 @@ def is_elsewhere(revision: Revision, claim: Manifest | None) -> bool:
     return revision.model is not None and claim is not None and revision.model.claim != claim["metadata"]["uid"]
 
 
-def let_go(observation: Observation) -> list[Action]:
-    """What has to be written so that models which are not declared any more are not fetched to their end.
+def let_go(observation: Observation, *, given_up: bool) -> list[Action]:
+    """What has to be written so that models which are not declared, or were `given_up`, are not fetched to their end.
 
-    What came so far stays on the volume for a day, and is used if the model is declared again.
+    What came so far stays on the volume for a day, and is used if the model is declared or tried again.
     """
+    jobs, ours = list(observation.other_fetches), observation.fetch
+    if ours is not None and given_up:
+        jobs += [ours] if observation.parent.uid in _owners(ours) else []
     actions: list[Action] = []
-    for job in observation.other_fetches:
+    for job in jobs:
         if is_finished(job) or "deletionTimestamp" in job["metadata"]:
             continue
         shared = len(job["metadata"]["ownerReferences"]) > 1
         actions.append(Amend(job, tuple(remove_owner(observation.parent, job))) if shared else Discard(job))
     return actions
+
+
+def _owners(job: Manifest) -> set[str]:
+    return {one["uid"] for one in job["metadata"].get("ownerReferences", [])}
 
 
 def judge_fetch(

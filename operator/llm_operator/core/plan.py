@@ -187,7 +187,10 @@ class _Planner:
             self.actions += [] if change is None else [change]
 
     def _let_go_of_fetches(self) -> None:
-        self.actions += let_go(self.observation)
+        goes = self._course()
+        declared = goes.history.get(goes.desired)
+        given_up = declared is not None and declared.state is State.REJECTED and goes.target is not declared
+        self.actions += let_go(self.observation, given_up=given_up)
 
     def _see_to_the_model(self) -> None:
         """Nothing of a revision is applied before its model is there."""

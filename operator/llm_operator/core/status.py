@@ -93,9 +93,9 @@ def _model(view: View) -> Manifest | None:
 
 def _model_cached(view: View) -> Finding | None:
     """Whether the declared model is in the claim, as far as is known."""
-    cache = None if view.spec is None else view.spec.used_cache
-    if cache is None or view.course is None:
+    if view.spec is None or view.spec.used_cache is None or view.course is None:
         return None
+    cache = view.spec.used_cache
     declared, claim = view.declared, view.observation.claim
     if declared is not None and declared.model is not None:
         lost = problem(cache.claim_name, claim)
@@ -113,6 +113,10 @@ def _model_cached(view: View) -> Finding | None:
         )
     rejected = view.rejected
     if rejected is not None:
+        if rejected.verdict.reason == Reason.MEMORY_LIMIT_TOO_SMALL:
+            # That is known only of a model that is there.
+            name = view.spec.wanted_model.repository
+            return Finding(Reason.MODEL_READY, f"{name} is in PersistentVolumeClaim {cache.claim_name}.")
         return Finding(Reason(rejected.verdict.reason), rejected.verdict.message)
     return view.waits_for or Finding(Reason.MODEL_FETCHING, "The fetch of the model has not started yet.")
 

@@ -105,6 +105,14 @@ def test_the_pod_of_a_fetch_meets_pod_security_restricted_and_writes_to_the_clai
     }
 
 
+@pytest.mark.parametrize(("modes", "beside"), [(["ReadWriteMany"], False), (["ReadWriteOnce"], True)])
+def test_a_volume_of_one_node_is_written_to_on_the_node_of_who_serves(modes: list[str], beside: bool) -> None:
+    spec = a_cached_spec(cache={"accessModes": modes}, rollout={"strategy": "Recreate"})
+    assert spec.used_cache is not None
+    pod = build_fetch(a_parent(), spec, spec.used_cache, "fetch-1", IMAGE)["spec"]["template"]["spec"]
+    assert ("affinity" in pod) is beside
+
+
 def test_its_owners_do_not_control_it_and_its_pods_are_nobodys_servers() -> None:
     job = a_fetch()
     (owner,) = job["metadata"]["ownerReferences"]

@@ -21,6 +21,7 @@ from tests.unit.operator.builders import (
     COMMIT,
     NOW,
     SETTINGS,
+    UID,
     WEIGHTS,
     a_cached_spec,
     a_claim,
@@ -469,6 +470,19 @@ def test_a_fetch_that_has_ended_is_left_to_its_time() -> None:
     assert planned(replace(running(a_spec(), a_revision(State.GOOD)), other_fetches=others)).actions == ()
 
 
+@pytest.mark.parametrize(("owner", "ended"), [(UID, True), ("another", False)])
+def test_a_fetch_is_ended_when_its_revision_is_given_up(owner: str, ended: bool) -> None:
+    spec = a_cached_spec()
+    observation = replace(
+        running(a_spec(), a_revision(State.GOOD), a_revision(State.REJECTED, spec=spec, number=2)),
+        parent=a_parent(spec=spec, status={"conditions": []}),
+        claim=a_claim(),
+        fetch=a_fetch(owner=owner),
+    )
+    assert [type(one) for one in planned(observation).actions] == ([Discard] if ended else [])
+    assert planned(after(observation, planned(observation))).actions == ()
+
+
 # A claim that was lost.
 
 
@@ -487,6 +501,18 @@ def test_a_claim_that_was_made_anew_is_filled_with_the_very_same_commit() -> Non
     assert planned(after(there, planned(there))).actions == ()
     other = replace(then, fetch_pods=(a_fetch_pod(0, last_words_of(commit="d" * 40)),))
     assert verdicts(planned(other)) == [], "the template has the commit that was pinned"
+
+
+def test_a_model_that_is_too_large_is_there_all_the_same() -> None:
+    spec = a_cached_spec(resources={"limits": {"memory": "1Gi"}})
+    rejected = a_revision(State.REJECTED, spec=spec, number=2, reason="MemoryLimitTooSmall")
+    observation = replace(
+        running(a_spec(), a_revision(State.GOOD), rejected),
+        parent=a_parent(spec=spec, status={"conditions": []}),
+        claim=a_claim(),
+    )
+    assert told(observation)["ModelCached"] == ("True", "ModelReady")
+    assert build_status(observation, None)["cache"] == {"phase": "Ready", "percent": 100}
 
 
 def test_for_a_rejected_revision_nothing_is_fetched_again() -> None:
