@@ -56,7 +56,7 @@ def test_a_model_is_fetched_with_progress_and_found_by_the_servers(kubectl: Kube
 
 @pytest.mark.parametrize(
     ("repository", "why"),
-    [("tiny/gated", "TokenMissing"), ("tiny/qwen4", "TokenMissing"), ("tiny/encoder", "ModelNotSupported")],
+    [("tiny/gated", "RepositoryGated"), ("tiny/qwen4", "TokenMissing"), ("tiny/encoder", "ModelNotSupported")],
 )
 def test_a_model_that_cannot_be_had_never_touches_who_serves(
     kubectl: Kubectl, hub: str, volume: str, repository: str, why: str

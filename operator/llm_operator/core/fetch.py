@@ -150,7 +150,8 @@ def read_fetch(job: Manifest | None, pods: Iterable[Manifest], claim: Manifest |
         return Fetch(Finding(Reason.FETCH_FAILED, f"{where} {words}."), failed=bool(ends))
     if _has(job, "Failed") or _is_hopeless(ends):
         return Fetch(failure or Finding(Reason.FETCH_FAILED, f"{where} failed; {logs}."), failed=True)
-    at_work = [pod for pod in pods if not is_over(pod) and not is_going(pod)]
+    # A pod whose fetch has ended, its Job judges.
+    at_work = [pod for pod in pods if not is_over(pod) and not is_going(pod) and not _ends([pod])]
     fault = diagnose(at_work)
     running = next(
         (pod["metadata"]["name"] for pod in at_work if pod.get("status", {}).get("phase") == "Running"), None
