@@ -186,7 +186,7 @@ WAYS: dict[str, Callable[[FaultProxy], None]] = {
     "an error 410 in the stream": lambda proxy: proxy.end_watches(410),
     "an error 500 in the stream": lambda proxy: proxy.end_watches(500),
 }
-KINDS = 5
+KINDS = 7
 
 
 def watches_end(world: World, way: Callable[[FaultProxy], None]) -> None:

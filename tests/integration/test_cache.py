@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.integration.conftest import ControlPlane
+from tests.integration.conftest import ROOT, ControlPlane
 from tests.integration.test_rollback import entries, is_rolled_back, new_namespace, written_since
 from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually, is_ready
 
@@ -58,6 +59,16 @@ def wait_for(kubectl: Kubectl, check: Any, name: str = "triage", seconds: float 
     found = eventually(look, seconds=seconds)
     assert found is not None
     return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_becomes_ready(kubectl: Kubectl, path: Path) -> None:
+    kubectl("patch", "pv", f"{kubectl.namespace}-model-cache", "-p", '{"spec":{"storageClassName":"efs-sc"}}')
+    kubectl("apply", "-f", str(path))
+    for example in yaml.safe_load_all(path.read_text()):
+        found = wait_for(kubectl, is_ready, example["metadata"]["name"])
+        assert found["status"]["mode"] == example["spec"]["mode"]
+    assert len(jobs(kubectl)) == ("cache:" in path.read_text())
 
 
 def jobs(kubectl: Kubectl) -> list[Manifest]:

@@ -189,7 +189,7 @@ class _Planner:
     def _let_go_of_fetches(self) -> None:
         goes = self._course()
         declared = goes.history.get(goes.desired)
-        given_up = declared is not None and declared.state is State.REJECTED and goes.target is not declared
+        given_up = declared is not None and declared.state is State.REJECTED and goes.fetches is None
         self.actions += let_go(self.observation, given_up=given_up)
 
     def _see_to_the_model(self) -> None:
