@@ -17,7 +17,7 @@ BIN := .venv/bin
 SETUP := .venv/.complete
 PYTEST := $(BIN)/pytest --durations=10
 # Decisions without I/O, covered to the last branch.
-PURE_FETCH := failures layout ownership plan progress ready retry
+PURE_FETCH := failures keep layout ownership plan progress ready retry
 
 .PHONY: help
 help: ## List the targets

@@ -1,4 +1,4 @@
-"""Command line: `python -m inference_server [serve|fetch]`."""
+"""Command line: `python -m inference_server [serve|fetch|prune]`."""
 
 import argparse
 import os
@@ -15,21 +15,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the subcommand and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m inference_server",
-        description="Answers POST /triage; or fetches the model for it. Settings are environment variables: see "
-        "docs/inference-server.md and docs/model-cache.md.",
+        description="Answers POST /triage; or fetches the model for it, or deletes those that nobody needs. Settings "
+        "are environment variables: see docs/inference-server.md and docs/model-cache.md.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("command", nargs="?", choices=["serve", "fetch"], default="serve", help="default: serve")
+    parser.add_argument(
+        "command", nargs="?", choices=["serve", "fetch", "prune"], default="serve", help="default: serve"
+    )
     command = parser.parse_args(arguments).command
     # As process 1 of a container a signal without a handler is ignored; the imports below take a second.
-    # A server that was asked to stop has done so; a fetch that was has not brought the model.
-    stopped = EXIT_CODES[FetchReason.FETCH_INTERRUPTED] if command == "fetch" else ExitCode.OK
+    # A server that was asked to stop has done so; a fetch or prune that was has not.
+    stopped = EXIT_CODES[FetchReason.FETCH_INTERRUPTED] if command != "serve" else ExitCode.OK
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(stopped))
     note = MemoryNote(os.environ.get("TERMINATION_LOG_PATH") or DEFAULT_TERMINATION_LOG_PATH)
     try:
         note.start()
         if command == "fetch":
             from inference_server.fetch.command import run
+        elif command == "prune":
+            from inference_server.fetch.command import run_prune as run
         else:
             from inference_server.serve import run
         return run(note)

@@ -2,5 +2,6 @@
 
 command → fetcher → lease, staging        this process decides, watches, and owns the folder
                   → supervise ⇄ worker    a child does all transfers, so that a hung one can be killed
-plan, failures, ready, retry, progress, ownership, layout: decisions without any I/O
+prune → lease, staging     deletes models that nobody needs: `python -m inference_server prune`
+plan, failures, ready, retry, progress, ownership, layout, keep: decisions without any I/O
 """

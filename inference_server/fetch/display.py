@@ -1,8 +1,8 @@
-"""Shows a fetch: a bar and plain words on a terminal, JSON lines elsewhere.
+"""Shows a fetch or a prune: a bar and plain words on a terminal, JSON lines elsewhere.
 
 The lines are parsed by others: docs/model-cache.md promises their fields.
 
-Told by `fetcher` and `command`; decides nothing but how often to say the same.
+Told by `fetcher`, `prune` and `command`; decides nothing but how often to say the same.
 """
 
 import logging
@@ -14,7 +14,8 @@ from inference_server.failure import StartupError
 from inference_server.fetch.failures import FetchError
 from inference_server.fetch.ownership import Owner
 from inference_server.fetch.plan import Plan
-from inference_server.fetch.progress import Snapshot, bar, size
+from inference_server.fetch.progress import Snapshot, bar
+from inference_server.fetch.progress import size as in_words
 from inference_server.fetch.ready import Ready
 
 logger = logging.getLogger("inference_server.fetch")
@@ -34,6 +35,10 @@ class Display(Protocol):
     def used_cached(self, error: FetchError) -> None: ...
 
     def ready(self, ready: Ready, path: str, *, seconds: float) -> None: ...
+
+    def deleted(self, repository: str, commit: str, *, size: int, unused: float) -> None: ...
+
+    def pruned(self, *, models: int, freed: int, kept: int) -> None: ...
 
     def failed(self, error: StartupError) -> None: ...
 
@@ -88,6 +93,12 @@ class LogLines:
             seconds=round(seconds, 1),
         )
 
+    def deleted(self, repository: str, commit: str, *, size: int, unused: float) -> None:
+        _log("deleted", repository=repository, commit=commit, bytes=size, unusedSeconds=round(unused))
+
+    def pruned(self, *, models: int, freed: int, kept: int) -> None:
+        _log("pruned", models=models, bytesFreed=freed, kept=kept)
+
     def failed(self, error: StartupError) -> None:
         fields = {
             "reason": error.reason,
@@ -115,8 +126,8 @@ class Terminal:
         self._on_bar = False
 
     def resolved(self, repository: str, commit: str, plan: Plan, *, present: int) -> None:
-        there = f", {size(present)} are there already" if present else ""
-        self._say(f"{repository} at {commit[:12]}: {len(plan.files)} files, {size(plan.total_bytes)}{there}")
+        there = f", {in_words(present)} are there already" if present else ""
+        self._say(f"{repository} at {commit[:12]}: {len(plan.files)} files, {in_words(plan.total_bytes)}{there}")
 
     def progress(self, snapshot: Snapshot, *, at_once: bool = False) -> None:
         now = time.monotonic()
@@ -127,7 +138,7 @@ class Terminal:
 
     def waiting(self, owner: Owner | None) -> None:
         host = owner.process.host if owner else "another process"
-        self._draw(f"{host} is downloading it: {size(owner.done if owner else 0)} so far")
+        self._draw(f"{host} is downloading it: {in_words(owner.done if owner else 0)} so far")
 
     def retrying(self, error: FetchError, *, tried: int, seconds: float) -> None:
         self._say(f"{error.message} Failed {tried} times in a row; next try in {seconds:.0f} s.")
@@ -136,7 +147,13 @@ class Terminal:
         self._say(f"{error.message} What was fetched last is used.")
 
     def ready(self, ready: Ready, path: str, *, seconds: float) -> None:
-        self._say(f"Ready: {path} ({size(ready.weights_bytes)} of weights, {seconds:.0f} s)")
+        self._say(f"Ready: {path} ({in_words(ready.weights_bytes)} of weights, {seconds:.0f} s)")
+
+    def deleted(self, repository: str, commit: str, *, size: int, unused: float) -> None:
+        self._say(f"Deleted {repository} at {commit[:12]}: {in_words(size)}, unused for {unused / 86400:.1f} days")
+
+    def pruned(self, *, models: int, freed: int, kept: int) -> None:
+        self._say(f"Freed {in_words(freed)}: {models} models deleted, {kept} kept")
 
     def failed(self, error: StartupError) -> None:
         self._say(f"{error.reason}: {error.message}\n{error.remedy}")

@@ -246,7 +246,7 @@ def not_supported(repository: str, what: str) -> FetchError:
 def interrupted() -> FetchError:
     return FetchError(
         FetchReason.FETCH_INTERRUPTED,
-        "A signal ended the fetch.",
+        "A signal ended it before it was done.",
         "Start it again; what came so far is kept.",
     )
 

@@ -19,7 +19,7 @@ from inference_server.fetch.plan import RemoteFile, plan_download
 from inference_server.fetch.ready import Ready
 from inference_server.fetch.retry import Patience
 from inference_server.fetch.settings import FetchSettings, read_token
-from inference_server.fetch.staging import discard, publish, read_ready, read_reference, write_reference
+from inference_server.fetch.staging import discard, publish, read_ready, read_reference, take, write_reference
 from inference_server.fetch.supervise import Worker
 
 
@@ -63,7 +63,7 @@ class _Fetch:
         self._folder = ModelFolder(Path(asker.context.cache_dir).absolute(), asker.context.repository)
 
     def run(self) -> Fetched:
-        if is_commit(self._revision) and (ready := read_ready(self._folder, self._revision)):
+        if is_commit(self._revision) and (ready := take(self._folder, self._revision)):
             return self._fetched(ready)
         try:
             commit, listing = self._list()
@@ -71,7 +71,7 @@ class _Fetch:
             if cached := self._cached(error):
                 return cached
             raise
-        while (ready := read_ready(self._folder, commit)) is None:
+        while (ready := take(self._folder, commit)) is None:
             try:
                 self._bring(commit, listing)
             except OwnershipLost:
@@ -88,7 +88,7 @@ class _Fetch:
         if not (error.transient or error.fetch_reason is FetchReason.OFFLINE_MODE):
             return None
         commit = read_reference(self._folder, self._revision)
-        ready = read_ready(self._folder, commit) if commit and is_commit(commit) else None
+        ready = take(self._folder, commit) if commit and is_commit(commit) else None
         if ready is None:
             return None
         self._asker.display.used_cached(error)

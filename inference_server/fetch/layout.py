@@ -1,7 +1,7 @@
 """Where things are on the volume. Called by everything that touches it; touches nothing itself.
 
 <cache>/<org>--<name>/<commit>/…, READY.json   a model; without READY.json it is not one
-<cache>/<org>--<name>/.staging-<commit>/       what is being downloaded, with its owner's files
+<cache>/<org>--<name>/.staging-<commit>/       what is being downloaded or taken away, with its owner's files
 <cache>/<org>--<name>/.refs/<revision>         the commit that a branch or tag meant when it was fetched last
 <cache>/<org>--<name>/.trash-<id>/             on its way out
 """
@@ -16,11 +16,23 @@ STAGING_PREFIX = ".staging-"
 TRASH_PREFIX = ".trash-"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*--[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def is_commit(revision: str) -> bool:
     """True for a whole commit hash: it means the same for ever, so the Hub need not be asked."""
     return _COMMIT.fullmatch(revision) is not None
+
+
+def is_repository(name: str) -> bool:
+    """True for the name that the folder of a repository has."""
+    return _REPOSITORY.fullmatch(name) is not None
+
+
+def is_model(path: str) -> bool:
+    """True for the path of a model, below the cache."""
+    repository, _, commit = path.partition("/")
+    return is_repository(repository) and is_commit(commit)
 
 
 @dataclass(frozen=True, slots=True)

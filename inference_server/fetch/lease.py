@@ -1,6 +1,7 @@
 """Owning a staging folder: the files behind `ownership`. Called by `fetcher`."""
 
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -82,7 +83,7 @@ def acquire(
         folder.mkdir(parents=True, exist_ok=True)
         highest = (_generations(folder) or [0])[-1]
         owner = _read(folder / owner_name(highest)) if highest else None
-        running = _is_running(owner.process) if owner and shares_processes(owner.process, here) else None
+        running = _is_known_to_run(owner, here)
         if not highest or watch.is_dead(highest, owner, running=running, now=time.monotonic()):
             if lease := _create(folder, highest + 1, here, timeout=timeout):
                 return lease
@@ -90,6 +91,21 @@ def acquire(
         waiting(owner)
         time.sleep(pause)
     return None
+
+
+def acquire_at_once(folder: Path, *, timeout: float, dead_if_silent: bool = False) -> Lease | None:
+    """The folder, if nobody owns it any more; None where somebody may be at work there.
+
+    `dead_if_silent`: the caller knows that nobody has beaten there for long.
+    """
+    here = this_process()
+    folder.mkdir(exist_ok=True)
+    highest = (_generations(folder) or [0])[-1]
+    owner = _read(folder / owner_name(highest)) if highest else None
+    ended = owner is not None and (owner.released or _is_known_to_run(owner, here) is False)
+    if highest and not ended and not dead_if_silent:
+        return None
+    return _create(folder, highest + 1, here, timeout=timeout, volume_may_be_full=True)
 
 
 def last_sign_of_life(folder: Path) -> float:
@@ -112,7 +128,9 @@ def this_process() -> Process:
     )
 
 
-def _create(folder: Path, generation: int, here: Process, *, timeout: float) -> Lease | None:
+def _create(
+    folder: Path, generation: int, here: Process, *, timeout: float, volume_may_be_full: bool = False
+) -> Lease | None:
     """None when another one was faster."""
     path = folder / owner_name(generation)
     try:
@@ -120,7 +138,12 @@ def _create(folder: Path, generation: int, here: Process, *, timeout: float) -> 
     except (FileExistsError, FileNotFoundError):
         return None
     owner = Owner(here, beat=1)
-    _write(file, owner)
+    try:
+        _write(file, owner)
+    except OSError as error:
+        # Without a word in it, it keeps others waiting all the same.
+        if not volume_may_be_full or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
     present = _generations(folder)
     if present[-1:] != [generation]:
         # Seen too late: while this process looked at an old owner, others came and went.
@@ -152,6 +175,11 @@ def _read(path: Path) -> Owner | None:
             return decode(file.read(RECORD_BYTES) or b"")
     except FileNotFoundError:
         return None
+
+
+def _is_known_to_run(owner: Owner | None, here: Process) -> bool | None:
+    """None where this machine cannot know."""
+    return _is_running(owner.process) if owner and shares_processes(owner.process, here) else None
 
 
 def _is_running(process: Process) -> bool:

@@ -1,13 +1,16 @@
-"""Settings of `fetch`, from environment variables and `.env`; read by `command` and `model_manager`.
+"""Settings of `fetch` and `prune`, from environment variables and `.env`; read by `command` and `model_manager`.
 
 Names that Hugging Face's own tools or Python's TLS have, have the same meaning here.
 """
 
 import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import Field, SecretStr
 
+from inference_server.fetch.keep import parse_keep, parse_until
 from inference_server.settings import TerminationLogSettings, invalid_settings, read_settings
 
 MANUAL = "docs/model-cache.md"
@@ -83,6 +86,49 @@ class FetchSettings(TerminationLogSettings):
     @property
     def ca_file(self) -> str:
         return self.ssl_cert_file or self.requests_ca_bundle
+
+
+class PruneSettings(TerminationLogSettings):
+    """Every setting of `prune`. The variable's name is the field's name in capitals."""
+
+    model_cache_dir: str = Field(default="/app/models", description="Folder of the models.")
+    keep_models: str = Field(
+        default="",
+        description="Folders of the commits to keep, as <owner>--<name>/<commit>: a JSON list, or one on each line.",
+    )
+    keep_models_until: str = Field(
+        default="", description="Time after which the list is out of date and nothing is deleted; unset means never."
+    )
+    prune_grace_seconds: float = Field(
+        default=86400.0,
+        ge=0,
+        le=31_536_000,
+        description="A model that was fetched, or found by a fetch, within so many seconds is kept, too.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PruneOrder:
+    """What a prune has to do, checked."""
+
+    cache_dir: Path
+    keep: frozenset[str]
+    grace_seconds: float
+
+
+def load_prune_order() -> PruneOrder:
+    """Read and check the settings of `prune`. Raises StartupError: a list that is in doubt deletes nothing."""
+    settings = read_settings(PruneSettings, MANUAL)
+    try:
+        keep, until = parse_keep(settings.keep_models), parse_until(settings.keep_models_until)
+    except ValueError as error:
+        raise invalid_settings(str(error), MANUAL) from None
+    if until is not None and datetime.now(UTC) > until:
+        raise invalid_settings("KEEP_MODELS_UNTIL is over, so that KEEP_MODELS may be out of date", MANUAL)
+    cache_dir = Path(settings.model_cache_dir).absolute()
+    if not cache_dir.is_dir():
+        raise invalid_settings("MODEL_CACHE_DIR names no folder", MANUAL)
+    return PruneOrder(cache_dir, keep, settings.prune_grace_seconds)
 
 
 def load_fetch_settings() -> FetchSettings:

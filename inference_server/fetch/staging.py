@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from inference_server.fetch.layout import READY_FILE, STAGING_PREFIX, TRASH_PREFIX, ModelFolder
+from inference_server.fetch.layout import READY_FILE, STAGING_PREFIX, TRASH_PREFIX, ModelFolder, is_repository
 from inference_server.fetch.lease import last_sign_of_life
 from inference_server.fetch.ready import Ready, damage, dump_ready, parse_ready
 
@@ -44,6 +44,17 @@ def read_ready(folder: ModelFolder, commit: str) -> Ready | None:
     except (OSError, ValueError):
         return None
     return ready if damage(ready, repository=folder.repository, commit=commit, sizes=sizes) is None else None
+
+
+def take(folder: ModelFolder, commit: str) -> Ready | None:
+    """`read_ready` for who is going to use the model: its READY.json tells when that was last.
+
+    First the mark, then the look. `prune` first takes the folder away and then looks for the mark.
+    """
+    # On a volume that is read-only for this process others may not see it as used.
+    with contextlib.suppress(OSError):
+        os.utime(folder.commit(commit) / READY_FILE)
+    return read_ready(folder, commit)
 
 
 def read_reference(folder: ModelFolder, revision: str) -> str | None:
@@ -84,12 +95,42 @@ def publish(staging: Staging, folder: ModelFolder, ready: Ready) -> None:
     _write_whole(target / READY_FILE, dump_ready(ready))
 
 
-def discard(folder: ModelFolder, path: Path) -> None:
-    """Take it away at once by renaming it, then delete it."""
+def discard(folder: ModelFolder, path: Path) -> bool:
+    """Take it away at once by renaming it, then delete it; whether nothing is left."""
     trash = folder.trash(uuid.uuid4().hex[:12])
     with contextlib.suppress(FileNotFoundError):
         path.rename(trash)
     shutil.rmtree(trash, ignore_errors=True)
+    return not trash.exists()
+
+
+def repositories(cache_dir: Path) -> list[Path]:
+    """The folders of repositories; a link may lead out of the cache."""
+    return [path for path in sorted(cache_dir.iterdir()) if is_repository(path.name) and is_folder(path)]
+
+
+def is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def volume_clock(folder: Path) -> float:
+    """The volume's own time, to compare with times of its files."""
+    # Trash from the beginning: if this process is killed here, the next sweep takes it.
+    path = folder / f"{TRASH_PREFIX}{uuid.uuid4().hex[:12]}"
+    with path.open("x") as file:
+        now = os.fstat(file.fileno()).st_mtime
+    path.unlink(missing_ok=True)
+    return now
+
+
+def sweep_trash(repository: Path) -> None:
+    """Delete what was on its way out when somebody died. What cannot be deleted is left."""
+    for path in repository.glob(f"{TRASH_PREFIX}*"):
+        if is_folder(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def sweep(cache_dir: Path, keep: Path, *, now: float, older_than: float) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from inference_server.fetch.fetcher import Fetched
 from inference_server.fetch.layout import ModelFolder
-from inference_server.fetch.settings import FetchSettings
+from inference_server.fetch.settings import FetchSettings, PruneSettings
 from inference_server.fetch.staging import read_ready
 from tests.hub.checkpoint import a_checkpoint
 from tests.hub.server import Hub, a_hub
@@ -23,7 +23,11 @@ from tests.unit.fetch.running import GOOD_TOKEN, REPOSITORY, fetched
 def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable and no .env of the developer's machine reaches a test."""
     for name in os.environ:
-        if name.startswith("HF_") or name.lower() in FetchSettings.model_fields or name.lower().endswith("_proxy"):
+        if (
+            name.startswith("HF_")
+            or name.lower() in {**FetchSettings.model_fields, **PruneSettings.model_fields}
+            or name.lower().endswith("_proxy")
+        ):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 

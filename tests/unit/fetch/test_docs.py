@@ -7,10 +7,11 @@ import pytest
 from pydantic import SecretStr
 
 from inference_server.fetch.failures import EXIT_CODES
-from inference_server.fetch.settings import FetchSettings
+from inference_server.fetch.settings import FetchSettings, PruneSettings
 
 ROOT = Path(__file__).parents[3]
 MANUAL = (ROOT / "docs/model-cache.md").read_text()
+FIELDS = {**PruneSettings.model_fields, **FetchSettings.model_fields}
 
 
 def test_the_table_of_exit_codes_is_that_of_the_code() -> None:
@@ -19,18 +20,18 @@ def test_the_table_of_exit_codes_is_that_of_the_code() -> None:
     assert sorted(rows) == sorted({*ours, ("78", "InvalidSettings")})
 
 
-@pytest.mark.parametrize("name", FetchSettings.model_fields)
+@pytest.mark.parametrize("name", FIELDS)
 def test_a_setting_is_in_the_manual_with_its_default(name: str) -> None:
-    default = FetchSettings.model_fields[name].default
+    default = FIELDS[name].default
     if isinstance(default, SecretStr):
         default = default.get_secret_value()
     shown = f"`{default:g}` |" if isinstance(default, float) else f"`{default}` |" if default else "|"
     assert f"| `{name.upper()}` | {shown} " in MANUAL
 
 
-@pytest.mark.parametrize("name", FetchSettings.model_fields)
+@pytest.mark.parametrize("name", FIELDS)
 def test_a_setting_has_a_description(name: str) -> None:
-    assert FetchSettings.model_fields[name].description
+    assert FIELDS[name].description
 
 
 def test_every_event_is_in_the_manual() -> None:
