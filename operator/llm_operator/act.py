@@ -58,7 +58,11 @@ class Actor:
             except ApiError as error:
                 if error.status not in REFUSED or error.reason == NAMESPACE_TERMINATING:
                     raise
-                return Outcome(observation, _refused(action, error), tuple(done))
+                refused = _refused(action, error)
+                if isinstance(action, (Make, Amend)) and action.optional:
+                    log.warning("%s", refused.message)
+                    continue
+                return Outcome(observation, refused, tuple(done))
             if finding is not None and isinstance(action, Record):
                 return Outcome(observation, finding, tuple(done))
             obstacle = finding or obstacle
@@ -148,6 +152,8 @@ class Actor:
             if observation.fetch is not action.live:
                 return observation
             return dataclasses.replace(observation, fetch=None, fetch_pods=())
+        if isinstance(action, Amend) and action.warning is not None:
+            log.warning("%s", action.warning)
         if isinstance(action, Make):
             stored = await self._kube.create(action.manifest)
         else:
@@ -155,7 +161,8 @@ class Actor:
         self._store.put(BY_KIND[stored["kind"]], stored)
         log.info("%s %s %s", "made" if isinstance(action, Make) else "amended", stored["kind"], _path(stored))
         if stored["kind"] == "Job":
-            is_declared = isinstance(action, Make) or observation.fetch is action.live
+            is_new = isinstance(action, Make) and names.FETCH in stored["metadata"].get("labels", {})
+            is_declared = is_new or (isinstance(action, Amend) and observation.fetch is action.live)
             return dataclasses.replace(observation, fetch=stored) if is_declared else observation
         return dataclasses.replace(observation, claim=stored)
 

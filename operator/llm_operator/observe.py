@@ -14,8 +14,9 @@ from llm_operator.core import names
 from llm_operator.core.fetch import fetch_name
 from llm_operator.core.gate import refilled
 from llm_operator.core.history import read_history
-from llm_operator.core.model import InvalidSpec, Observation, Parent, Suspicion
+from llm_operator.core.model import InvalidSpec, Neighbourhood, Observation, Parent, Settings, Suspicion
 from llm_operator.core.names import Manifest
+from llm_operator.core.prune import may_be_pruned
 from llm_operator.kube import (
     CLAIMS,
     CONTROLLER_REVISIONS,
@@ -31,6 +32,9 @@ from llm_operator.kube import (
 )
 from llm_operator.store import Store
 
+# What a claim may be needed by.
+NEIGHBOURS = (LLMDEPLOYMENTS, CONTROLLER_REVISIONS, JOBS)
+
 
 async def observe(
     kube: Kube,
@@ -38,7 +42,7 @@ async def observe(
     namespace: str,
     name: str,
     *,
-    server_image: str,
+    settings: Settings,
     live: bool,
     suspicion: Suspicion | None = None,
 ) -> Observation | None:
@@ -56,7 +60,7 @@ async def observe(
     if parent is None:
         return None
     read = parse_parent(parent)
-    model = await _model(kube, store, read, revisions, server_image, live=live)
+    model = await _model(kube, store, read, revisions, settings, live=live)
     return Observation(
         parent=read,
         deployment=deployment,
@@ -72,6 +76,7 @@ async def observe(
         fetch=model.fetch,
         fetch_pods=model.pods,
         other_fetches=_other_fetches(store, read, model.fetch),
+        neighbourhood=await _neighbourhood(kube, store, read, model.claim, live=live),
     )
 
 
@@ -80,7 +85,8 @@ def _other_fetches(store: Store, parent: Parent, declared: Manifest | None) -> t
     return tuple(
         job
         for job in store.children(JOBS, parent.namespace, parent.uid)
-        if declared is None or job["metadata"]["uid"] != declared["metadata"]["uid"]
+        if names.FETCH in job["metadata"].get("labels", {})
+        and (declared is None or job["metadata"]["uid"] != declared["metadata"]["uid"])
     )
 
 
@@ -93,7 +99,7 @@ class _Model:
 
 
 async def _model(
-    kube: Kube, store: Store, parent: Parent, revisions: list[Manifest], server_image: str, *, live: bool
+    kube: Kube, store: Store, parent: Parent, revisions: list[Manifest], settings: Settings, *, live: bool
 ) -> _Model:
     """The claim of the declared cache, and the fetch into it."""
     spec, namespace = parent.spec, parent.namespace
@@ -105,7 +111,7 @@ async def _model(
     kept = cache.deletion_policy == "Delete" and _others_keep(store, parent, cache.claim_name)
     if claim is None:
         return _Model(others_keep_claim=kept)
-    name = fetch_name(refilled(spec, read_history(parent, revisions), claim), claim, server_image)
+    name = fetch_name(refilled(spec, read_history(parent, revisions), claim), claim, settings)
     group, selector = names.group_of_fetch(name), f"{names.FETCH}={name}"
     if not live:
         found = store.get(JOBS, namespace, name), store.children(PODS, namespace, group)
@@ -126,6 +132,32 @@ def _others_keep(store: Store, parent: Parent, claim: str) -> bool:
         if cache.get("claimName") == claim and cache.get("deletionPolicy") == "Retain":
             return True
     return False
+
+
+async def _neighbourhood(
+    kube: Kube, store: Store, parent: Parent, claim: Manifest | None, *, live: bool
+) -> Neighbourhood | None:
+    """All that a claim may be used for, where it may be pruned; for most there is nothing to do."""
+    cache = None if isinstance(parent.spec, InvalidSpec) else parent.spec.used_cache
+    if cache is None or claim is None or not may_be_pruned(cache, claim):
+        return None
+    everything = await asyncio.gather(
+        *(_everything(kube, store, one, parent.namespace, live=live) for one in NEIGHBOURS)
+    )
+    llmdeployments, revisions, jobs = everything
+    specs = tuple(one.get("spec", {}) for one in llmdeployments if one["metadata"]["uid"] != parent.uid)
+    return Neighbourhood(specs, tuple(revisions), tuple(jobs))
+
+
+async def _everything(kube: Kube, store: Store, resource: Resource, namespace: str, *, live: bool) -> list[Manifest]:
+    """All objects of a kind that are watched in a namespace."""
+    if not live:
+        return [one for one in store.every(resource) if one["metadata"]["namespace"] == namespace]
+    selector = "" if resource is LLMDEPLOYMENTS else names.MANAGED_SELECTOR
+    found = await kube.find(resource, namespace, label_selector=selector)
+    for one in found:
+        store.put(resource, one)
+    return found
 
 
 async def _read_live(

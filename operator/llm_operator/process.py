@@ -78,7 +78,13 @@ class _Process:
         self.kube = kube
         self._metrics = metrics
         self._store = Store()
-        decisions = Settings(server_image=settings.server_image, confirm_seconds=settings.confirm_seconds)
+        decisions = Settings(
+            server_image=settings.server_image,
+            confirm_seconds=settings.confirm_seconds,
+            fetch_https_proxy=settings.fetch_https_proxy,
+            fetch_no_proxy=settings.fetch_no_proxy,
+            fetch_ca_config_map=settings.fetch_ca_config_map,
+        )
         self._controller = Controller(
             kube,
             self._store,

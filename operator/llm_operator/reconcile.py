@@ -141,7 +141,7 @@ class Reconciler:
             self._kube,
             self._store,
             *key,
-            server_image=self._settings.server_image,
+            settings=self._settings,
             live=live,
             suspicion=self._suspicions.get(key),
         )

@@ -70,6 +70,32 @@ class OperatorSettings(BaseSettings):
             " rejected, in seconds.",
         ),
     ] = 10.0
+    fetch_https_proxy: Annotated[
+        str,
+        Field(
+            pattern=r"^(https?://[^\s@/]+/?)?$",
+            max_length=512,
+            description="Proxy through which fetches reach the Hub, without user or password, which pods would show."
+            " Empty means none.",
+        ),
+    ] = ""
+    fetch_no_proxy: Annotated[
+        str,
+        Field(
+            pattern=r"^[^\s]*$",
+            max_length=2048,
+            description="Hosts that fetches reach without the proxy, separated by commas.",
+        ),
+    ] = ""
+    fetch_ca_config_map: Annotated[
+        str,
+        Field(
+            pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$",
+            max_length=253,
+            description="ConfigMap with a key ca.crt, the CAs that fetches trust in place of the image's; it must be in"
+            " the namespace of each LLMDeployment. Empty means none.",
+        ),
+    ] = ""
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="Least severe level that is logged.")
     ] = "INFO"

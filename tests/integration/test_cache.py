@@ -3,6 +3,7 @@
 Nodes and the ends of fetches are played by KWOK; what a fetch says is in the model's revision (stages.yaml).
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def test_a_model_is_fetched_first_and_then_served_from_the_claim(kubectl: Kubect
     deployment: Any = kubectl.get("deployment", "triage")
     pod = deployment["spec"]["template"]["spec"]
     env = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
-    assert env["MODEL_PATH"] == f"/models/x/{COMMIT}"
+    assert env["MODEL_PATH"] == f"/models/Qwen--Qwen3-4B-Thinking-2507/{COMMIT}"
     header, line = kubectl("get", "llmdep").splitlines()
     assert line.split()[:7] == [
         "triage", "qwen", "Qwen/Qwen3-4B-Thinking-2507", "True", "AllReplicasReady", "1", "100",
@@ -226,6 +227,55 @@ def test_a_claim_without_a_volume_is_told(kubectl: Kubectl) -> None:
     assert "nothing-for-it" in condition(found, "Ready")["message"]
     assert found["status"]["cache"]["phase"] == "Pending"
     assert not kubectl.get("deployment", "triage")
+
+
+def pruned_for(kubectl: Kubectl) -> str | None:
+    claim: Any = kubectl.get("pvc", "model-cache")
+    found: str | None = claim["metadata"].get("annotations", {}).get("llm.carepath.ai/pruned")
+    return found
+
+
+def prunes(kubectl: Kubectl) -> dict[str, list[str]]:
+    """What each Job that prunes keeps, by its name."""
+    found = {}
+    for job in kubectl.list("jobs", "-l", "llm.carepath.ai/prune"):
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        env = {one["name"]: one["value"] for one in container["env"]}
+        found[job["metadata"]["name"]] = json.loads(env["KEEP_MODELS"])
+    return found
+
+
+def test_a_claim_is_pruned_once_for_each_set_of_models(kubectl: Kubectl, control_plane: ControlPlane) -> None:
+    kubectl.apply(a_model(cache={"prune": "Unused"}))
+    wait_for(kubectl, is_ready)
+    first = f"Qwen--Qwen3-4B-Thinking-2507/{COMMIT}"
+    eventually(lambda: pruned_for(kubectl))
+    assert list(prunes(kubectl).values()) == [[first]]
+    kubectl("delete", "jobs", "--all")
+    start = entries(control_plane)
+    kubectl("annotate", "llmdep", "triage", "look=again")
+    kubectl.apply(an_llmdeployment("marker"))
+    wait_for(kubectl, is_ready, "marker")
+    written = written_since(control_plane, start, kubectl.namespace)
+    assert "jobs" not in {one["objectRef"]["resource"] for one in written}
+    before = pruned_for(kubectl)
+    kubectl.patch("llmdep", "triage", {"spec": {"model": {"repository": "tiny/other"}}})
+    eventually(lambda: pruned_for(kubectl) != before)
+    assert list(prunes(kubectl).values()) == [[first, f"tiny--other/{COMMIT}"]], "the former one is a roll-back away"
+
+
+def test_a_claim_that_somebody_else_names_is_pruned_when_he_agrees(kubectl: Kubectl) -> None:
+    kubectl.apply(a_model("other", model={"repository": "tiny/other"}), a_model(cache={"prune": "Unused"}))
+    for name in ("other", "triage"):
+        wait_for(kubectl, is_ready, name)
+    kubectl("annotate", "llmdep", "triage", "look=again")
+    kubectl.apply(an_llmdeployment("marker"))
+    wait_for(kubectl, is_ready, "marker")
+    assert (prunes(kubectl), pruned_for(kubectl)) == ({}, None)
+    kubectl.patch("llmdep", "other", {"spec": {"cache": {"prune": "Unused"}}})
+    eventually(lambda: pruned_for(kubectl))
+    (kept,) = prunes(kubectl).values()
+    assert kept == [f"Qwen--Qwen3-4B-Thinking-2507/{COMMIT}", f"tiny--other/{COMMIT}"]
 
 
 def test_at_rest_nothing_is_written(kubectl: Kubectl, control_plane: ControlPlane) -> None:

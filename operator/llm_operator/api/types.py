@@ -225,6 +225,12 @@ class Cache(ApiModel, json_schema_extra=rules(
         description="What becomes of a claim that the operator created when the LLMDeployment is deleted: `Retain` "
         "keeps it. `Delete` deletes it, once no other LLMDeployment needs it.",
     )
+    prune: Literal["Never", "Unused"] = Field(
+        "Never",
+        description="What becomes of models in a claim that the operator created: `Never` keeps them for ever. "
+        "`Unused` has a Job delete those that no recorded revision of any LLMDeployment in the namespace needs and "
+        "that were not fetched within a day. Every LLMDeployment that names the claim must say so.",
+    )
 
 
 class Rollout(ApiModel, json_schema_extra=rules(

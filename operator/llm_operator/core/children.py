@@ -23,6 +23,7 @@ CONFINED: Manifest = {
 }
 TMP: Manifest = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 - inside the pod
 MODELS: Manifest = {"name": "models", "mountPath": names.MODELS_FOLDER}
+CA: Manifest = {"name": "ca", "mountPath": "/etc/fetch-ca", "readOnly": True}
 STRATEGIES: dict[str, Manifest] = {
     "RollingUpdate": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
     "Recreate": {"type": "Recreate"},
@@ -111,9 +112,13 @@ def build_pod_template(name: str, spec: LLMDeploymentSpec, settings: Settings, *
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        **({"initContainers": [fetch_container(spec, settings.server_image)]} if spec.is_fetched and not cache else {}),
+        **({"initContainers": [fetch_container(spec, settings)]} if spec.is_fetched and not cache else {}),
         "containers": [_server_container(spec, settings)],
-        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}, *models],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+            *models,
+            *(ca_volumes(settings) if spec.is_fetched and not cache else []),
+        ],
     }
     wire = spec.model_dump(by_alias=True, exclude_none=True)
     for field in ("imagePullSecrets", "nodeSelector", "tolerations", "affinity", "priorityClassName"):
@@ -169,27 +174,61 @@ def _which_model(spec: LLMDeploymentSpec) -> list[Manifest]:
     ]
 
 
-def fetch_container(spec: LLMDeploymentSpec, server_image: str) -> Manifest:
+def fetch_container(spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
     """Fetches the model onto the volume. A Secret that is missing is no token: many models need none."""
     model = spec.wanted_model
     secret = {"name": model.token_secret_ref.name, "key": model.token_secret_ref.key, "optional": True}
     endpoint = [] if model.endpoint is None else [{"name": "HF_ENDPOINT", "value": model.endpoint}]
+    env = [
+        *_which_model(spec),
+        *endpoint,
+        *way_out(settings),
+        {"name": "HUGGINGFACE_TOKEN", "valueFrom": {"secretKeyRef": secret}},
+    ]
+    return _cache_container(
+        spec, settings, names.FETCH_CONTAINER, env=env, mounts=[CA] if settings.fetch_ca_config_map else []
+    )
+
+
+def prune_container(spec: LLMDeploymentSpec, settings: Settings, variables: dict[str, str]) -> Manifest:
+    """Deletes models from the volume: all but those that the variables name. It needs no network."""
+    env = [{"name": name, "value": value} for name, value in variables.items()]
+    return _cache_container(spec, settings, names.PRUNE_CONTAINER, env=env, mounts=[])
+
+
+def _cache_container(
+    spec: LLMDeploymentSpec, settings: Settings, command: str, *, env: list[Manifest], mounts: list[Manifest]
+) -> Manifest:
+    """A command of the server's image that may write to the volume of the models."""
     return {
-        "name": names.FETCH_CONTAINER,
-        "image": spec.image or server_image,
+        "name": command,
+        "image": spec.image or settings.server_image,
         "imagePullPolicy": spec.image_pull_policy,
-        "command": ["python", "-m", "inference_server", "fetch"],
-        "env": [
-            *_which_model(spec),
-            *endpoint,
-            {"name": "HUGGINGFACE_TOKEN", "valueFrom": {"secretKeyRef": secret}},
-        ],
+        "command": ["python", "-m", "inference_server", command],
+        "env": env,
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
         "securityContext": CONFINED,
-        "volumeMounts": [TMP, MODELS],
+        "volumeMounts": [TMP, MODELS, *mounts],
     }
+
+
+def ca_volumes(settings: Settings) -> list[Manifest]:
+    """The CAs of the network. Optional, so that a fetch starts and says that there are none, instead of nobody."""
+    if not settings.fetch_ca_config_map:
+        return []
+    return [{"name": CA["name"], "configMap": {"name": settings.fetch_ca_config_map, "optional": True}}]
+
+
+def way_out(settings: Settings) -> list[Manifest]:
+    """Proxy and CAs of the network that the cluster is in."""
+    known = {
+        "HTTPS_PROXY": settings.fetch_https_proxy,
+        "NO_PROXY": settings.fetch_no_proxy,
+        "SSL_CERT_FILE": f"{CA['mountPath']}/ca.crt" if settings.fetch_ca_config_map else "",
+    }
+    return [{"name": name, "value": value} for name, value in known.items() if value]
 
 
 def _probe(path: str, *, period: int, failures: int) -> Manifest:

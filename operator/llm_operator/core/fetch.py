@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import Cache, LLMDeploymentSpec
 from llm_operator.core import names
+from llm_operator.core.cache_job import build_job, has
 from llm_operator.core.cached_model import CachedModel, parse_record
-from llm_operator.core.children import fetch_container, shared_reference
+from llm_operator.core.children import ca_volumes, fetch_container, way_out
 from llm_operator.core.diagnosis import (
     EXPLAINED_CRASHES,
     UNEXPLAINED_CRASHES,
@@ -22,17 +23,14 @@ from llm_operator.core.diagnosis import (
     is_going,
     is_over,
 )
-from llm_operator.core.fetch_words import FINAL_CODES, fetch_reason
-from llm_operator.core.model import Parent, Progress
+from llm_operator.core.fetch_words import fetch_reason
+from llm_operator.core.model import Parent, Progress, Settings
 from llm_operator.core.names import Manifest
 from llm_operator.core.words import detail, gives_a_reason, last_words
 
 COMPONENT = "model-fetch"
-# Group of the image's user: a new volume belongs to root.
-FILE_GROUP = 10001
 # Each pause between two pods is twice as long as the one before, up to six minutes.
 RETRIES = 30
-KEPT_SECONDS = 3600
 KILLED = "OOMKilled"
 JOB_UID = "batch.kubernetes.io/controller-uid"
 
@@ -51,8 +49,8 @@ class Fetch:
     pod: str | None = None
 
 
-def fetch_name(spec: LLMDeploymentSpec, claim: Manifest, server_image: str) -> str:
-    """The Job's name. A claim that was made anew has another one, and so has a corrected token, mirror or image."""
+def fetch_name(spec: LLMDeploymentSpec, claim: Manifest, settings: Settings) -> str:
+    """The Job's name. It is another one for a claim made anew, and for a corrected token, mirror, image or proxy."""
     model = spec.wanted_model
     identity = [
         claim["metadata"]["name"],
@@ -61,71 +59,26 @@ def fetch_name(spec: LLMDeploymentSpec, claim: Manifest, server_image: str) -> s
         model.revision,
         model.endpoint,
         model.token_secret_ref.model_dump(),
-        spec.image or server_image,
+        spec.image or settings.server_image,
+        # Only where they are set: a new version of the operator fetches nothing anew.
+        *way_out(settings),
+        *ca_volumes(settings),
     ]
     return f"fetch-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}"
 
 
-def build_fetch(parent: Parent, spec: LLMDeploymentSpec, cache: Cache, name: str, server_image: str) -> Manifest:
+def build_fetch(parent: Parent, spec: LLMDeploymentSpec, cache: Cache, name: str, settings: Settings) -> Manifest:
     """The Job: one pod at a time, again after what may pass, until it is done or cannot be."""
-    labels = {**names.shared_labels(COMPONENT), names.FETCH: name}
-    volume = {"name": "models", "persistentVolumeClaim": {"claimName": cache.claim_name}}
-    wire = spec.model_dump(by_alias=True, exclude_none=True)
-    placement = {key: wire[key] for key in ("imagePullSecrets", "nodeSelector", "tolerations") if wire.get(key)}
-    if "ReadWriteMany" not in cache.access_modes:
-        placement["affinity"] = _beside(parent)
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {
-            "name": name,
-            "namespace": parent.namespace,
-            "labels": labels,
-            "ownerReferences": [shared_reference(parent)],
-        },
-        "spec": {
-            "backoffLimit": RETRIES,
-            "ttlSecondsAfterFinished": KEPT_SECONDS,
-            "podFailurePolicy": {
-                "rules": [
-                    {
-                        "action": "FailJob",
-                        "onExitCodes": {
-                            "containerName": names.FETCH_CONTAINER,
-                            "operator": "In",
-                            "values": list(FINAL_CODES),
-                        },
-                    },
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                ]
-            },
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "restartPolicy": "Never",
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "securityContext": {
-                        "runAsNonRoot": True,
-                        "fsGroup": FILE_GROUP,
-                        "fsGroupChangePolicy": "OnRootMismatch",
-                        "seccompProfile": {"type": "RuntimeDefault"},
-                    },
-                    "containers": [fetch_container(spec, server_image)],
-                    "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}, volume],
-                    **placement,
-                },
-            },
-        },
-    }
-
-
-def _beside(parent: Parent) -> Manifest:
-    """A volume that one node has at a time is on the node of the pods that serve, if there are any."""
-    term = {"labelSelector": {"matchLabels": names.selector(parent.name)}, "topologyKey": "kubernetes.io/hostname"}
-    return {
-        "podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]}
-    }
+    return build_job(
+        parent,
+        spec,
+        cache,
+        name=name,
+        labels={**names.shared_labels(COMPONENT), names.FETCH: name},
+        container=fetch_container(spec, settings),
+        volumes=ca_volumes(settings),
+        limits={"backoffLimit": RETRIES},
+    )
 
 
 def read_fetch(job: Manifest | None, pods: Iterable[Manifest], claim: Manifest | None) -> Fetch | None:
@@ -145,10 +98,10 @@ def read_fetch(job: Manifest | None, pods: Iterable[Manifest], claim: Manifest |
                 Finding(Reason.MODEL_READY, f"{model.repository} at {model.commit} is at {model.path}."), model
             )
     failure = next((_failure(where, logs, code, message) for _, code, message in ends if code != 0), None)
-    if _has(job, "Complete"):
+    if has(job, "Complete"):
         words = "left no record of the model; use an image of the operator's version" if ends else "has lost its pod"
         return Fetch(Finding(Reason.FETCH_FAILED, f"{where} {words}."), failed=bool(ends))
-    if _has(job, "Failed") or _is_hopeless(ends):
+    if has(job, "Failed") or _is_hopeless(ends):
         return Fetch(failure or Finding(Reason.FETCH_FAILED, f"{where} failed; {logs}."), failed=True)
     # A pod whose fetch has ended, its Job judges.
     at_work = [pod for pod in pods if not is_over(pod) and not is_going(pod) and not _ends([pod])]
@@ -163,12 +116,7 @@ def read_fetch(job: Manifest | None, pods: Iterable[Manifest], claim: Manifest |
 
 def lost_its_pod(job: Manifest, pods: Iterable[Manifest]) -> bool:
     """Whether the fetch is done and nobody is left to say what it brought: it has to be asked again."""
-    return _has(job, "Complete") and not _ends(pods)
-
-
-def is_finished(job: Manifest) -> bool:
-    """Whether the Job has ended, well or not."""
-    return _has(job, "Complete") or _has(job, "Failed")
+    return has(job, "Complete") and not _ends(pods)
 
 
 def parse_progress(log: str) -> Progress | None:
@@ -209,8 +157,3 @@ def _failure(where: str, logs: str, code: int, message: str) -> Finding:
         return Finding(Reason.OUT_OF_MEMORY, f"{where} was killed for its memory; {logs}.")
     reason, words = fetch_reason(message) or (Reason.FETCH_FAILED, last_words(message))
     return Finding(reason, f"{where} exited with code {code}; {logs}.{detail(words)}")
-
-
-def _has(job: Manifest, condition: str) -> bool:
-    conditions = job.get("status", {}).get("conditions", [])
-    return any(one["type"] == condition and one["status"] == "True" for one in conditions)

@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 
 from llm_operator.api.conditions import FINE, Finding, Reason
 from llm_operator.api.types import Cache, LLMDeploymentSpec
+from llm_operator.core.cache_job import is_finished
 from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.children import shared_reference
 from llm_operator.core.claim import add_owner, is_pending, problem, remove_owner
 from llm_operator.core.diagnosis import Proof
-from llm_operator.core.fetch import Fetch, build_fetch, fetch_name, is_finished, lost_its_pod, read_fetch
+from llm_operator.core.fetch import Fetch, build_fetch, fetch_name, lost_its_pod, read_fetch
 from llm_operator.core.history import History
 from llm_operator.core.judge import (
     Judgement,
@@ -54,8 +55,8 @@ def fetch_actions(
     if remembered(history, spec, claim) is not None:
         return []
     if job is None:
-        name = fetch_name(spec, claim, settings.server_image)
-        return [Make(build_fetch(observation.parent, spec, cache, name, settings.server_image))]
+        name = fetch_name(spec, claim, settings)
+        return [Make(build_fetch(observation.parent, spec, cache, name, settings))]
     if "deletionTimestamp" in job["metadata"]:
         return []
     fetch = current_fetch(observation)

@@ -15,6 +15,10 @@ class Settings:
     server_image: str
     # How long a fault that carries no count of its own must last before it is a proof.
     confirm_seconds: float = 10.0
+    # How fetches get out of the cluster's network; empty where nothing is needed.
+    fetch_https_proxy: str = ""
+    fetch_no_proxy: str = ""
+    fetch_ca_config_map: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +66,27 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbourhood:
+    """What besides its own LLMDeployment a claim may be used for.
+
+    `specs` are those of the other LLMDeployments of the namespace, as they are stored; `revisions` and `jobs` all
+    ControllerRevisions and Jobs of this operator in the namespace, whoever they belong to.
+    """
+
+    specs: tuple[Manifest, ...]
+    revisions: tuple[Manifest, ...]
+    jobs: tuple[Manifest, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Everything one decision may look at.
 
     `pods` are those that the parent's selector chooses, `revisions` the ControllerRevisions with its labels.
     `claim`, the Job `fetch` and its pods are those of the declared cache and model; `others_keep_claim` says that
     another LLMDeployment wants the claim kept, and `other_fetches` are Jobs that the parent owns and no longer
-    declares. `replica_sets` are read only when the Deployment says that pods are
-    refused. `now` is the API server's time, and since `contact_since` it has answered without a long break.
+    declares. `neighbourhood` is read only where models may be pruned, `replica_sets` only when the Deployment says that
+    pods are refused. `now` is the API server's time, and since `contact_since` it has answered without a long break.
     """
 
     parent: Parent
@@ -87,6 +104,7 @@ class Observation:
     fetch_pods: tuple[Manifest, ...] = ()
     fetch_progress: Progress | None = None
     other_fetches: tuple[Manifest, ...] = ()
+    neighbourhood: Neighbourhood | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +149,13 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Make:
-    """Create a claim or a fetch's Job."""
+    """Create a claim, or a Job that works on one.
+
+    `optional`: if it is refused nothing is wrong with the LLMDeployment, and the log is told.
+    """
 
     manifest: Manifest
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +164,9 @@ class Amend:
 
     live: Manifest
     operations: tuple[Manifest, ...]
+    optional: bool = False
+    # What somebody should look at, for the log.
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,15 @@ MODEL_COMMIT = f"{PREFIX}/model-commit"
 # On the pods of a fetch: the name of its Job, which may belong to several LLMDeployments.
 FETCH = f"{PREFIX}/fetch"
 
+# On the Jobs that work on a claim: its name. On a claim: for which models it was pruned last.
+CLAIM = f"{PREFIX}/claim"
+PRUNED = f"{PREFIX}/pruned"
+# On a Job that prunes, and its pods.
+PRUNE = f"{PREFIX}/prune"
+
 SERVER_CONTAINER = "server"
 FETCH_CONTAINER = "fetch"
+PRUNE_CONTAINER = "prune"
 MODELS_FOLDER = "/models"
 SERVER_PORT = 8002
 PORT_NAME = "http"

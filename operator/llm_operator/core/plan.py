@@ -46,6 +46,7 @@ from llm_operator.core.model import (
 )
 from llm_operator.core.names import Manifest
 from llm_operator.core.ownership import name_taken
+from llm_operator.core.prune import prune_actions
 from llm_operator.core.revision import (
     Revision,
     State,
@@ -103,6 +104,7 @@ class _Planner:
             self._forget_the_old,
             self._let_go_of_fetches,
             self._amend_the_claim,
+            self._prune_the_claim,
         )
         for step in steps:
             step()
@@ -185,6 +187,11 @@ class _Planner:
         if cache is not None and live is not None:
             change = amend_claim(self.parent, cache, live, kept_for_others=self.observation.others_keep_claim)
             self.actions += [] if change is None else [change]
+
+    def _prune_the_claim(self) -> None:
+        """Only where nothing else is to be done."""
+        if not self.actions:
+            self.actions += prune_actions(self.observation, self.spec, self._course(), self.settings)
 
     def _let_go_of_fetches(self) -> None:
         goes = self._course()

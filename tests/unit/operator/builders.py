@@ -203,7 +203,7 @@ def amended(live: Manifest, action: Amend) -> Manifest:
     """What a JSON patch of the few kinds that are used makes of an object."""
     changed = copy.deepcopy(live)
     for operation in action.operations:
-        *parents, last = operation["path"].strip("/").split("/")
+        *parents, last = (part.replace("~1", "/") for part in operation["path"].strip("/").split("/"))
         place = changed
         for one in parents:
             place = place[one]
@@ -280,8 +280,8 @@ def a_fetch(
     parent = a_parent(uid=owner)
     spec = of or a_cached_spec()
     assert spec.used_cache is not None
-    name = fetch_name(spec, a_claim(), SETTINGS.server_image)
-    job = as_stored(build_fetch(parent, spec, spec.used_cache, name, SETTINGS.server_image))
+    name = fetch_name(spec, a_claim(), SETTINGS)
+    job = as_stored(build_fetch(parent, spec, spec.used_cache, name, SETTINGS))
     job["metadata"]["creationTimestamp"] = timestamp(made)
     job["status"] = {"conditions": [] if condition is None else [{"type": condition, "status": "True"}]}
     return job

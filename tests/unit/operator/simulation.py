@@ -12,7 +12,8 @@ from typing import Any
 
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
-from llm_operator.core.fetch import KEPT_SECONDS, fetch_name
+from llm_operator.core.cache_job import KEPT_SECONDS
+from llm_operator.core.fetch import fetch_name
 from llm_operator.core.gate import refilled
 from llm_operator.core.history import read_history
 from llm_operator.core.model import Amend, Apply, Discard, Forget, Judge, Make, Observation, Parent, Record
@@ -261,7 +262,7 @@ class Cluster:
         if spec.used_cache is None or self.claim is None:
             return None
         history = read_history(self._parent(), self.revisions.values())
-        job = self.jobs.get(fetch_name(refilled(spec, history, self.claim), self.claim, SETTINGS.server_image))
+        job = self.jobs.get(fetch_name(refilled(spec, history, self.claim), self.claim, SETTINGS))
         ended = None if job is None else self._ended(job)
         return None if ended is not None and self.now >= ended + KEPT_SECONDS else job
 

@@ -1,17 +1,22 @@
 """The Job of a fetch: who shares it, how its pods look, and what they say."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from llm_operator.api.conditions import FETCH_REASONS, Reason
+from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.cached_model import CachedModel, decode, encode, parse_record
+from llm_operator.core.children import build_pod_template
 from llm_operator.core.diagnosis import Proof, diagnose
 from llm_operator.core.fetch import build_fetch, fetch_name, parse_progress, read_fetch
 from llm_operator.core.fetch_words import FINAL_CODES
-from llm_operator.core.model import Progress
+from llm_operator.core.model import Progress, Settings
+from llm_operator.core.plan import plan
+from llm_operator.core.revision import State
 from tests.unit.operator.builders import (
     COMMIT,
     FACTS,
@@ -23,16 +28,24 @@ from tests.unit.operator.builders import (
     a_fetch_pod,
     a_parent,
     a_pod,
+    a_revision,
+    a_spec,
     ago,
     died,
     last_words_of,
+    running,
 )
 
-IMAGE = SETTINGS.server_image
+BEHIND_A_PROXY = replace(
+    SETTINGS,
+    fetch_https_proxy="http://proxy.example.com:3128",
+    fetch_no_proxy="hub.example.com,.svc",
+    fetch_ca_config_map="company-ca",
+)
 
 
-def name_of(claim: Any = None, image: str = IMAGE, **over: Any) -> str:
-    return fetch_name(a_cached_spec(**over), claim or a_claim(), image)
+def name_of(claim: Any = None, settings: Settings = SETTINGS, **over: Any) -> str:
+    return fetch_name(a_cached_spec(**over), claim or a_claim(), settings)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +73,10 @@ def test_who_needs_the_same_model_shares_one_fetch(other: dict[str, Any]) -> Non
         {"image": "registry.example.com/other:1"},
         {"claim": a_claim(uid="uid-of-one-made-later")},
         {"claim": a_claim(name="other")},
+        {"settings": replace(SETTINGS, server_image="registry.example.com/server:2")},
+        {"settings": replace(SETTINGS, fetch_https_proxy="http://proxy.example.com:3128")},
+        {"settings": replace(SETTINGS, fetch_no_proxy="hub.example.com")},
+        {"settings": replace(SETTINGS, fetch_ca_config_map="company-ca")},
     ],
 )
 def test_what_may_end_otherwise_is_another_fetch(other: dict[str, Any]) -> None:
@@ -85,7 +102,7 @@ def test_the_pod_of_a_fetch_meets_pod_security_restricted_and_writes_to_the_clai
         model={"repository": "a/b", "revision": "v1", "endpoint": "https://hub.example.com"},
     )
     assert spec.used_cache is not None
-    job = build_fetch(a_parent(), spec, spec.used_cache, "fetch-1", IMAGE)
+    job = build_fetch(a_parent(), spec, spec.used_cache, "fetch-1", SETTINGS)
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -109,8 +126,38 @@ def test_the_pod_of_a_fetch_meets_pod_security_restricted_and_writes_to_the_clai
 def test_a_volume_of_one_node_is_written_to_on_the_node_of_who_serves(modes: list[str], beside: bool) -> None:
     spec = a_cached_spec(cache={"accessModes": modes}, rollout={"strategy": "Recreate"})
     assert spec.used_cache is not None
-    pod = build_fetch(a_parent(), spec, spec.used_cache, "fetch-1", IMAGE)["spec"]["template"]["spec"]
+    pod = build_fetch(a_parent(), spec, spec.used_cache, "fetch-1", SETTINGS)["spec"]["template"]["spec"]
     assert ("affinity" in pod) is beside
+
+
+def test_a_fetch_behind_a_proxy_is_told_the_way_out_and_whom_to_trust() -> None:
+    spec = a_cached_spec()
+    assert spec.used_cache is not None
+    pod = build_fetch(a_parent(), spec, spec.used_cache, "fetch-1", BEHIND_A_PROXY)["spec"]["template"]["spec"]
+    template = build_pod_template("triage", a_spec(mode="qwen"), BEHIND_A_PROXY, revision="abc")["spec"]
+    for found, container in ((pod, pod["containers"][0]), (template, template["initContainers"][0])):
+        env = {one["name"]: one.get("value") for one in container["env"]}
+        assert env["HTTPS_PROXY"] == "http://proxy.example.com:3128"
+        assert env["NO_PROXY"] == "hub.example.com,.svc"
+        mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+        assert env["SSL_CERT_FILE"] == f"{mounts['ca']}/ca.crt"
+        volumes = {one["name"]: one for one in found["volumes"]}
+        assert volumes["ca"] == {"name": "ca", "configMap": {"name": "company-ca", "optional": True}}
+        assert volumes.keys() == mounts.keys()
+    assert {one["name"] for one in template["containers"][0]["volumeMounts"]} == {"tmp", "models"}
+
+
+@pytest.mark.parametrize("spec", [a_spec(), a_cached_spec(), a_spec(mode="qwen", model={"source": "image"})])
+def test_servers_that_fetch_nothing_do_not_depend_on_the_way_out(spec: LLMDeploymentSpec) -> None:
+    one, other = (build_pod_template("triage", spec, settings, revision="a") for settings in (SETTINGS, BEHIND_A_PROXY))
+    assert one == other
+
+
+def test_another_way_out_restarts_no_server() -> None:
+    spec = a_spec(mode="qwen")
+    observation = running(spec, a_revision(State.GOOD, spec=spec))
+    assert plan(observation, BEHIND_A_PROXY) == plan(observation, SETTINGS)
+    assert not plan(observation, BEHIND_A_PROXY).actions
 
 
 def test_its_owners_do_not_control_it_and_its_pods_are_nobodys_servers() -> None:

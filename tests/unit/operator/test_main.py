@@ -32,6 +32,10 @@ def run(**environment: str) -> subprocess.CompletedProcess[str]:
         ("LLMOP_LEASE_NAMESPACE", "Not_A_Name", "should match pattern"),
         ("LLMOP_CONFIRM_SECONDS", "301", "less than or equal to 300"),
         ("LLMOP_LEADER_ELECTION", "maybe", "valid boolean"),
+        ("LLMOP_FETCH_HTTPS_PROXY", "http://user:password@proxy:3128", "should match pattern"),
+        ("LLMOP_FETCH_HTTPS_PROXY", "proxy:3128", "should match pattern"),
+        ("LLMOP_FETCH_NO_PROXY", "one, two", "should match pattern"),
+        ("LLMOP_FETCH_CA_CONFIG_MAP", "Not_A_Name", "should match pattern"),
     ],
 )
 def test_a_bad_setting_is_named_with_what_is_allowed(name: str, value: str, allowed: str) -> None:

@@ -11,10 +11,21 @@ from aiohttp import web
 from llm_operator.core import names
 from llm_operator.core.fetch import fetch_name
 from llm_operator.core.model import Observation
-from llm_operator.kube import CLAIMS, JOBS, LLMDEPLOYMENTS, PODS, Kube
+from llm_operator.core.revision import State
+from llm_operator.kube import CLAIMS, CONTROLLER_REVISIONS, JOBS, LLMDEPLOYMENTS, PODS, Kube
 from llm_operator.observe import observe
 from llm_operator.store import Store
-from tests.unit.operator.builders import SETTINGS, UID, a_cached_spec, a_claim, a_fetch, a_fetch_pod, a_spec
+from tests.unit.operator.builders import (
+    SETTINGS,
+    UID,
+    a_cached_spec,
+    a_claim,
+    a_fetch,
+    a_fetch_pod,
+    a_revision,
+    a_spec,
+    as_stored,
+)
 
 Objects = dict[str, Any]  # by the end of their path
 
@@ -25,8 +36,9 @@ async def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
     async def answer(request: web.Request) -> web.Response:
         name = request.path.rpartition("/")[2]
-        if name in ("pods", "controllerrevisions"):
-            items = [one for one in objects.get(name, []) if request.query["labelSelector"].endswith(one["of"])]
+        if name in ("pods", "controllerrevisions", "jobs", "llmdeployments"):
+            wanted = request.query["labelSelector"]
+            items = [one for one in objects.get(name, []) if wanted.endswith(one.get("of", ""))]
             return web.json_response({"kind": "List", "apiVersion": "v1", "items": items})
         place = "/".join(request.path.split("/")[-2:])
         if place not in objects:
@@ -64,7 +76,7 @@ def an_llmdeployment(name: str = "triage", uid: str = UID, **spec: Any) -> Objec
 
 
 async def seen(kube: Kube, store: Store, *, live: bool) -> Observation:
-    found = await observe(kube, store, "clinic", "triage", server_image=SETTINGS.server_image, live=live)
+    found = await observe(kube, store, "clinic", "triage", settings=SETTINGS, live=live)
     assert found is not None
     return found
 
@@ -83,7 +95,7 @@ async def test_claim_and_fetch_of_the_declared_model_are_seen(kube: Kube, live: 
     if live:
         objects: Objects = kube.objects  # type: ignore[attr-defined]
         objects |= {"llmdeployments/triage": parent, "persistentvolumeclaims/model-cache": claim, "pods": [pod]}
-        objects[f"jobs/{fetch_name(a_cached_spec(), claim, SETTINGS.server_image)}"] = job
+        objects[f"jobs/{fetch_name(a_cached_spec(), claim, SETTINGS)}"] = job
     else:
         for resource, one in ((LLMDEPLOYMENTS, parent), (CLAIMS, claim), (JOBS, job), (PODS, pod)):
             store.put(resource, one)
@@ -135,6 +147,44 @@ async def test_whether_another_one_wants_the_claim_kept_is_seen(kube: Kube, othe
     store.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={"deletionPolicy": "Delete"}))
     store.put(LLMDEPLOYMENTS, an_llmdeployment("other", "uid-other", **other))
     assert (await seen(kube, store, live=False)).others_keep_claim is kept
+
+
+@pytest.mark.parametrize("live", [True, False])
+async def test_the_neighbourhood_of_a_claim_that_may_be_pruned_is_seen(kube: Kube, live: bool) -> None:
+    store, job = Store(), a_fetch()
+    pruning = {"mode": "qwen", "cache": {"prune": "Unused"}}
+    parent, other = an_llmdeployment(**pruning), an_llmdeployment("other", "uid-other", **pruning)
+    record = as_stored(a_revision(State.GOOD, spec=a_cached_spec()).live)
+    elsewhere = {**record, "metadata": {**record["metadata"], "namespace": "elsewhere", "uid": "uid-elsewhere"}}
+    if live:
+        objects: Objects = kube.objects  # type: ignore[attr-defined]
+        objects |= {"llmdeployments/triage": parent, "persistentvolumeclaims/model-cache": a_claim()}
+        objects |= {"llmdeployments": [parent, other], "jobs": [{**job, "of": "llm-operator"}]}
+        objects["controllerrevisions"] = [{**record, "of": "llm-operator"}]
+    else:
+        found = ((LLMDEPLOYMENTS, parent), (LLMDEPLOYMENTS, other), (CLAIMS, a_claim()), (JOBS, job))
+        for resource, one in (*found, (CONTROLLER_REVISIONS, record), (CONTROLLER_REVISIONS, elsewhere)):
+            store.put(resource, one)
+    around = (await seen(kube, store, live=live)).neighbourhood
+    assert around is not None
+    assert around.specs == (other["spec"],)
+    assert [one["metadata"]["uid"] for one in around.revisions] == [record["metadata"]["uid"]]
+    assert [one["metadata"]["uid"] for one in around.jobs] == [job["metadata"]["uid"]]
+
+
+async def test_without_the_policy_nobody_looks_around(kube: Kube) -> None:
+    store = Store()
+    store.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={}))
+    store.put(CLAIMS, a_claim())
+    assert (await seen(kube, store, live=False)).neighbourhood is None
+
+
+async def test_a_job_that_prunes_is_not_a_fetch_to_let_go_of(kube: Kube) -> None:
+    store, job = Store(), a_fetch()
+    job["metadata"]["labels"] = {names.MANAGED_BY: names.FIELD_MANAGER, names.PRUNE: "prune-1"}
+    store.put(LLMDEPLOYMENTS, an_llmdeployment())
+    store.put(JOBS, job)
+    assert (await seen(kube, store, live=False)).other_fetches == ()
 
 
 def test_the_labels_of_a_fetch_are_not_those_of_a_server() -> None:
