@@ -1,0 +1,229 @@
+"""Writes of claims and Jobs by the real client: conflicts, what is gone, refusals, and a process that dies between."""
+
+import logging
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llm_operator.act import Actor
+from llm_operator.api.conditions import Reason
+from llm_operator.core import names
+from llm_operator.core.claim import build_claim
+from llm_operator.core.fetch import build_fetch, fetch_name
+from llm_operator.core.model import Amend, Discard, Make, Observation, Plan
+from llm_operator.core.names import Manifest
+from llm_operator.kube import CLAIMS, JOBS, ApiError, Kube
+from llm_operator.reconcile import Reconciler
+from llm_operator.store import KINDS, Store
+from tests.unit.operator.api_server import ApiServer
+from tests.unit.operator.builders import SETTINGS, UID, a_cached_spec, a_fetch_pod, a_parent, an_observation
+
+SPEC = a_cached_spec()
+CACHE = SPEC.used_cache
+assert CACHE is not None
+LABELS = [{"op": "add", "path": "/metadata/labels/seen", "value": "yes"}]
+
+
+def a_new_claim() -> Manifest:
+    assert CACHE is not None
+    return build_claim(a_parent(), CACHE, kept_for_others=False)
+
+
+def a_new_job(name: str = "fetch-1") -> Manifest:
+    assert CACHE is not None
+    return build_fetch(a_parent(), SPEC, CACHE, name, SETTINGS)
+
+
+async def carried_out(kube: Kube, store: Store, observation: Observation, *actions: Any) -> Any:
+    return await Actor(kube, store).carry_out(observation, Plan(actions=actions))
+
+
+def seeing(**over: Any) -> Observation:
+    return replace(an_observation(parent=a_parent(spec=SPEC)), **over)
+
+
+async def test_what_is_made_is_known_at_once(server: ApiServer, kube: Kube) -> None:
+    store = Store()
+    outcome = await carried_out(kube, store, seeing(), Make(a_new_claim()), Make(a_new_job()))
+    assert outcome.obstacle is None
+    assert store.get(CLAIMS, "clinic", "model-cache") is not None
+    assert store.get(JOBS, "clinic", "fetch-1") is not None
+    assert outcome.observation.claim == server.objects["persistentvolumeclaims", "model-cache"]
+    assert outcome.observation.fetch == server.objects["jobs", "fetch-1"]
+
+
+@pytest.mark.parametrize("manifest", [a_new_claim(), a_new_job()], ids=["claim", "job"])
+async def test_what_somebody_else_made_meanwhile_is_left_and_looked_at_again(
+    server: ApiServer, kube: Kube, manifest: Manifest
+) -> None:
+    theirs = server.put({**manifest, "metadata": {**manifest["metadata"], "labels": {"whose": "theirs"}}})
+    with pytest.raises(ApiError) as error:
+        await carried_out(kube, Store(), seeing(), Make(manifest), Make(a_new_job("fetch-2")))
+    assert (error.value.status, error.value.reason) == (409, "AlreadyExists")
+    assert list(server.objects.values()) == [theirs], "and nothing after it is done"
+
+
+@pytest.mark.parametrize("manifest", [a_new_claim(), a_new_job()], ids=["claim", "job"])
+async def test_a_change_of_what_has_changed_since_is_a_conflict(
+    server: ApiServer, kube: Kube, manifest: Manifest
+) -> None:
+    old = server.put(manifest)
+    new = server.put(old)
+    for action in (Amend(old, tuple(LABELS)), Discard(old)):
+        with pytest.raises(ApiError) as error:
+            await carried_out(kube, Store(), seeing(), action)
+        assert error.value.status == 409
+    assert list(server.objects.values()) == [new]
+
+
+async def test_a_change_of_what_is_gone_is_looked_at_again_and_its_end_is_no_news(
+    server: ApiServer, kube: Kube
+) -> None:
+    job = server.put(a_new_job())
+    server.objects.clear()
+    with pytest.raises(ApiError) as error:
+        await carried_out(kube, Store(), seeing(fetch=job), Amend(job, tuple(LABELS)))
+    assert error.value.status == 404
+    outcome = await carried_out(kube, Store(), seeing(fetch=job), Discard(job))
+    assert (outcome.obstacle, outcome.observation.fetch) == (None, None)
+
+
+async def test_a_job_of_the_same_name_made_since_is_not_discarded(server: ApiServer, kube: Kube) -> None:
+    old = server.put(a_new_job())
+    server.put({**a_new_job(), "metadata": {**a_new_job()["metadata"], "uid": "uid-another"}})
+    with pytest.raises(ApiError) as error:
+        await carried_out(kube, Store(), seeing(fetch=old), Discard(old))
+    assert error.value.status == 409
+    assert server.objects["jobs", "fetch-1"]["metadata"]["uid"] == "uid-another"
+
+
+async def test_only_the_declared_fetch_is_seen_as_such(server: ApiServer, kube: Kube) -> None:
+    declared, other = server.put(a_new_job()), server.put(a_new_job("fetch-2"))
+    store = Store()
+    observation = seeing(fetch=declared, fetch_pods=(a_fetch_pod(),), other_fetches=(other,))
+    outcome = await carried_out(kube, store, observation, Amend(other, tuple(LABELS)))
+    assert outcome.observation.fetch is declared
+    other = server.objects["jobs", "fetch-2"]
+    outcome = await carried_out(kube, store, observation, Discard(other))
+    assert (outcome.observation.fetch, len(outcome.observation.fetch_pods)) == (declared, 1)
+    assert store.get(JOBS, "clinic", "fetch-2") is None
+    outcome = await carried_out(kube, store, observation, Amend(declared, tuple(LABELS)))
+    assert outcome.observation.fetch == server.objects["jobs", "fetch-1"]
+    outcome = await carried_out(kube, store, outcome.observation, Discard(outcome.observation.fetch))
+    assert (outcome.observation.fetch, outcome.observation.fetch_pods) == (None, ())
+
+
+async def test_a_job_that_prunes_is_not_taken_for_the_fetch(server: ApiServer, kube: Kube) -> None:
+    job = a_new_job("prune-1")
+    job["metadata"]["labels"] = {names.PRUNE: "prune-1"}
+    outcome = await carried_out(kube, Store(), seeing(), Make(job, optional=True))
+    assert outcome.observation.fetch is None
+    assert ("jobs", "prune-1") in server.objects
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+@pytest.mark.parametrize("what", ["make", "amend", "discard"])
+async def test_a_refusal_is_told_with_the_object_and_ends_the_plan(
+    server: ApiServer, kube: Kube, status: int, what: str
+) -> None:
+    job = server.put(a_new_job())
+    server.fails = lambda method, _: status if method != "GET" else None
+    action = {"make": Make(a_new_job("fetch-2")), "amend": Amend(job, tuple(LABELS)), "discard": Discard(job)}[what]
+    outcome = await carried_out(kube, Store(), seeing(), action, Make(a_new_claim()))
+    assert outcome.obstacle is not None
+    assert outcome.obstacle.reason is Reason.APPLY_REFUSED
+    assert ("fetch-2" if what == "make" else "fetch-1") in outcome.obstacle.message
+    assert (outcome.done, len(server.writes())) == ((), 1)
+
+
+async def test_what_is_optional_may_be_refused(server: ApiServer, kube: Kube, caplog: pytest.LogCaptureFixture) -> None:
+    server.fails = lambda _, resource: 403 if resource == "jobs" else None
+    with caplog.at_level(logging.WARNING):
+        outcome = await carried_out(kube, Store(), seeing(), Make(a_new_job(), optional=True), Make(a_new_claim()))
+    assert outcome.obstacle is None
+    assert [one.manifest["kind"] for one in outcome.done] == ["PersistentVolumeClaim"]
+    assert "fetch-1" in caplog.text
+
+
+async def test_a_warning_of_a_change_is_in_the_log(
+    server: ApiServer, kube: Kube, caplog: pytest.LogCaptureFixture
+) -> None:
+    claim = server.put(a_new_claim())
+    with caplog.at_level(logging.WARNING):
+        await carried_out(kube, Store(), seeing(claim=claim), Amend(claim, tuple(LABELS), warning="Job x failed"))
+    assert "Job x failed" in caplog.text
+
+
+@pytest.mark.parametrize("status", [404, 409, 429, 500, 503])
+async def test_what_may_pass_is_left_to_another_attempt(server: ApiServer, kube: Kube, status: int) -> None:
+    server.fails = lambda method, _: status if method == "POST" else None
+    with pytest.raises(ApiError) as error:
+        await carried_out(kube, Store(), seeing(), Make(a_new_job(), optional=True))
+    assert error.value.status == status
+
+
+# A process that dies between two writes, or before it hears of one.
+
+
+class Deaths:
+    """The n-th write is the last: its connection breaks before or after it is stored."""
+
+    def __init__(self, number: int, when: str) -> None:
+        self.left, self.when = number, when
+
+    def __call__(self, method: str, resource: str) -> str | None:
+        if method == "GET" or resource == "events":
+            return None
+        self.left -= 1
+        return self.when if self.left == 0 else None
+
+
+async def passes(server: ApiServer, kube: Kube, count: int = 8) -> None:
+    """What one process does, from its beginning: it lists everything, and looks until it is at rest."""
+    store = Store()
+    for (plural, _), live in server.objects.items():
+        resource = next((one for one in KINDS if one.plural == plural), None)
+        if resource is not None:
+            store.put(resource, live)
+    reconciler = Reconciler(kube, store, SETTINGS)
+    for _ in range(count):
+        await reconciler.reconcile(("clinic", "triage"))
+
+
+def declared(server: ApiServer) -> None:
+    spec = {"mode": "qwen", "cache": {}, "replicas": 1}
+    metadata = {"name": "triage", "namespace": "clinic", "uid": UID}
+    server.put({"kind": "LLMDeployment", "metadata": metadata, "spec": spec, "status": {"observedGeneration": -1}})
+
+
+def made(server: ApiServer) -> set[tuple[str, str]]:
+    return {key for key in server.objects if key[0] != "events"}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("number", range(1, 5))
+async def test_whenever_it_dies_the_next_one_ends_with_the_same_objects(
+    server: ApiServer, kube: Kube, number: int, when: str
+) -> None:
+    declared(server)
+    server.fails = Deaths(number, when)
+    with suppress(ApiError):
+        await passes(server, kube)
+    assert server.fails.left <= 0, "it died"
+    server.fails = lambda *_: None
+    await passes(server, kube)
+    fetch = fetch_name(SPEC, server.objects["persistentvolumeclaims", "model-cache"], SETTINGS)
+    records = [name for resource, name in made(server) if resource == "controllerrevisions"]
+    assert len(records) == 1
+    assert made(server) == {
+        ("llmdeployments", "triage"),
+        ("services", "triage"),
+        ("persistentvolumeclaims", "model-cache"),
+        ("controllerrevisions", records[0]),
+        ("jobs", fetch),
+    }
+    before = len(server.writes())
+    await passes(server, kube)
+    assert [one for one in server.writes()[before:] if one[1] != "events"] == []
