@@ -4,10 +4,12 @@ It stands for Kubernetes, not for anything of ours; the integration tests run th
 Time jumps from one moment at which something changes to the next.
 """
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from llm_operator.api.types import LLMDeploymentSpec
@@ -124,11 +126,12 @@ class Pod:
         return None if since is None else self.begins + since
 
     def manifest(self, now: float) -> Manifest:
-        template = json.loads(self.template)
+        template = _read(self.template)
         state = self.state(now)
-        status = json.loads(json.dumps(state.status))
-        last = status.get("lastState", {}).get("terminated")
-        if last is not None:
+        status = state.status
+        if "terminated" in status.get("lastState", {}):
+            status = copy.deepcopy(status)
+            last = status["lastState"]["terminated"]
             last["finishedAt"] = (START + timedelta(seconds=self.begins + last.pop("finishedAfter"))).strftime("%FT%TZ")
         return {
             "kind": "Pod",
@@ -146,6 +149,13 @@ class Pod:
                 ],
             },
         }
+
+
+@lru_cache(maxsize=256)
+def _read(template: str) -> Manifest:
+    """Nobody changes what is observed."""
+    found: Manifest = json.loads(template)
+    return found
 
 
 @dataclass
@@ -171,6 +181,10 @@ class Cluster:
     progress: object = None
     progress_at: float = 0.0
     times_out: float = FOR_EVER
+    # What is worked out once: by the spec, by the template, by everything.
+    parsed: tuple[Manifest, Parent] | None = None
+    written: tuple[Manifest, str] | None = None
+    fetched_by: tuple[object, str] | None = None
 
     @property
     def time(self) -> datetime:
@@ -183,19 +197,26 @@ class Cluster:
             self.spec, self.generation = edited, self.generation + 1
             self.parent_version = self._next_version()
 
-    def _parent(self) -> Parent:
-        live = {
-            "metadata": {
-                "name": "triage",
-                "namespace": "clinic",
-                "uid": "uid-1",
-                "generation": self.generation,
-                "resourceVersion": str(self.parent_version),
-            },
-            "spec": self.spec,
-            "status": self.status,
-        }
-        return parse_parent(live)
+    def parent(self) -> Parent:
+        """The LLMDeployment as it is read; its spec is parsed once for each edit."""
+        if self.parsed is None or self.parsed[0] is not self.spec:
+            live = {
+                "metadata": {
+                    "name": "triage",
+                    "namespace": "clinic",
+                    "uid": "uid-1",
+                    "generation": 0,
+                    "resourceVersion": "",
+                },
+                "spec": self.spec,
+            }
+            self.parsed = (self.spec, parse_parent(live))
+        return replace(
+            self.parsed[1],
+            generation=self.generation,
+            resource_version=str(self.parent_version),
+            status=self.status,
+        )
 
     def observation(self) -> Observation:
         job = self._wanted_job()
@@ -204,7 +225,7 @@ class Cluster:
             fetch=None if job is None else self._job_now(job),
             other_fetches=tuple(self._job_now(one) for one in self.jobs.values() if one is not job),
             fetch_pods=() if job is None else tuple(self._fetch_pods(job)),
-            parent=self._parent(),
+            parent=self.parent(),
             deployment=self.deployment,
             service=self.service,
             pods=tuple(pod.manifest(self.now) for pod in self.pods),
@@ -258,11 +279,16 @@ class Cluster:
             self.claim = {**stored, "status": {"phase": "Bound"}}
 
     def _wanted_job(self) -> Manifest | None:
-        spec = LLMDeploymentSpec.model_validate(self.spec)
-        if spec.used_cache is None or self.claim is None:
+        parent = self.parent()
+        assert isinstance(parent.spec, LLMDeploymentSpec)
+        if parent.spec.used_cache is None or self.claim is None or not self.jobs:
             return None
-        history = read_history(self._parent(), self.revisions.values())
-        job = self.jobs.get(fetch_name(refilled(spec, history, self.claim), self.claim, SETTINGS))
+        # Whatever is written makes a new version, and what is deleted makes fewer.
+        state = (self.version, len(self.revisions), self.claim["metadata"]["uid"])
+        if self.fetched_by is None or self.fetched_by[0] != state:
+            history = read_history(parent, self.revisions.values())
+            self.fetched_by = (state, fetch_name(refilled(parent.spec, history, self.claim), self.claim, SETTINGS))
+        job = self.jobs.get(self.fetched_by[1])
         ended = None if job is None else self._ended(job)
         return None if ended is not None and self.now >= ended + KEPT_SECONDS else job
 
@@ -355,7 +381,9 @@ class Cluster:
             self.pods = []
             return
         spec = self.deployment["spec"]
-        template, wanted = json.dumps(spec["template"], sort_keys=True), spec["replicas"]
+        if self.written is None or self.written[0] is not spec["template"]:
+            self.written = (spec["template"], json.dumps(spec["template"], sort_keys=True))
+        template, wanted = self.written[1], spec["replicas"]
         new = [pod for pod in self.pods if pod.template == template]
         old = [pod for pod in self.pods if pod.template != template]
         available = [pod for pod in self.pods if self.is_available(pod)]

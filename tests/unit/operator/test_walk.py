@@ -62,8 +62,7 @@ class Walker:
         """One pass; returns how much it wrote."""
         observation = self._observe()
         stale, self.older = self.older, None
-        decided = plan(stale or observation, SETTINGS)
-        if stale is not None and not decided.is_delicate(stale.parent):
+        if stale is not None and not plan(stale, SETTINGS).is_delicate(stale.parent):
             observation = replace(stale, suspicion=self.suspicion)
         decided = plan(observation, SETTINGS)
         self.suspicion = decided.suspicion
@@ -187,7 +186,9 @@ class Walker:
 
     @property
     def spec(self) -> LLMDeploymentSpec:
-        return LLMDeploymentSpec.model_validate(self.cluster.spec)
+        spec = self.cluster.parent().spec
+        assert isinstance(spec, LLMDeploymentSpec)
+        return spec
 
     @property
     def active(self) -> str | None:
