@@ -39,11 +39,14 @@ def with_hash(manifest: Manifest) -> Manifest:
 
 def first_difference(desired: Any, live: Any, path: str = "") -> str | None:
     """Path of the first field of `desired` that `live` does not have with the same value, or None."""
+    # Most of an object is the same to the letter, and told so at once.
+    if desired == live:
+        return None
     if isinstance(desired, dict):
         return _difference_of_maps(desired, live, path)
     if isinstance(desired, list):
         return _difference_of_lists(desired, live, path)
-    return None if desired == live else path
+    return path
 
 
 def _difference_of_maps(desired: Manifest, live: Any, path: str) -> str | None:

@@ -441,6 +441,7 @@ def test_marks_are_replaced_wherever_they_stand() -> None:
     assert pinned(template, MODEL) == {"a": [PATH, {"b": COMMIT}], "c": 1, "d": f"x{PATH_MARK}"}
     assert waits(template)
     assert not waits(pinned(template, MODEL))
+    assert not waits({"a": f'"{PATH_MARK}"', "b": f'\\"{COMMIT_MARK}"'}), "one that is quoted is no mark"
     assert Reason.MODEL_READY
 
 
