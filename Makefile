@@ -25,7 +25,7 @@ help: ## List the targets
 
 $(SETUP): pyproject.toml uv.lock scripts/uv.sh
 	@echo "==> Python packages"
-	"$$(scripts/uv.sh)" sync --frozen --extra operator --extra server --extra fetch --extra dev
+	"$$(scripts/uv.sh)" sync --frozen --extra operator --extra server --extra fetch --extra llm --extra dev
 	touch $@
 
 .PHONY: setup

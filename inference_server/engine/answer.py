@@ -8,6 +8,7 @@ from inference_server.engine.protocol import (
     Finished,
     FinishReason,
     GenerationRequest,
+    ReasoningDelta,
     TextDelta,
     Usage,
 )
@@ -18,19 +19,24 @@ class Answer:
     text: str = field(repr=False)
     finish_reason: FinishReason
     usage: Usage | None
+    reasoning: str = field(default="", repr=False)
+    thinking_truncated: bool = False
 
 
 async def collect(engine: Engine, request: GenerationRequest) -> Answer:
     """Run the request to its end. Cancelling this coroutine closes the generator, and so the request."""
     pieces: list[str] = []
+    reasoning: list[str] = []
     end: Finished | None = None
     async with aclosing(engine.submit(request)) as events:
         async for event in events:
             match event:
                 case TextDelta(text=text):
                     pieces.append(text)
+                case ReasoningDelta(text=text):
+                    reasoning.append(text)
                 case Finished():
                     end = event
     if end is None:
         raise RuntimeError("the engine ended an answer without a Finished event")
-    return Answer("".join(pieces), end.reason, end.usage)
+    return Answer("".join(pieces), end.reason, end.usage, "".join(reasoning), end.thinking_truncated)

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 
 from inference_server.engine.answer import collect
 from inference_server.engine.protocol import (
+    Accepted,
     EngineInfo,
     EngineStats,
     EngineUnavailable,
@@ -32,6 +33,7 @@ class MockEngine:
         self._idle = asyncio.Event()
         self._idle.set()
         self._open = False
+        self._aborted = False
 
     @property
     def info(self) -> EngineInfo:
@@ -39,6 +41,9 @@ class MockEngine:
 
     async def load(self) -> None:
         self._open = True
+
+    def load_progress(self) -> float:
+        return 1.0
 
     async def warm_up(self) -> None:
         await collect(self, _WARM_UP)
@@ -49,8 +54,12 @@ class MockEngine:
         self._active += 1
         self._idle.clear()
         try:
+            yield Accepted()
             await asyncio.sleep(self._delay_seconds)
             for word in re.findall(r"\S+\s*", generate_response_mock(request.messages[-1].content)):
+                if self._aborted:
+                    yield Finished("shutdown", usage=None)
+                    return
                 yield TextDelta(word)
             yield Finished("stop", usage=None)
         finally:
@@ -68,6 +77,10 @@ class MockEngine:
     async def drain(self) -> None:
         self._open = False
         await self._idle.wait()
+
+    def abort(self) -> None:
+        self._open = False
+        self._aborted = True
 
     async def close(self) -> None:
         self._open = False
