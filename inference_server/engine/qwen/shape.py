@@ -1,0 +1,109 @@
+"""The numbers of a Qwen3 model, from its config.json, and whether this engine can run it. Pure; called by `worker`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inference_server.failure import ExitCode, StartupError
+
+ARCHITECTURE = "Qwen3ForCausalLM"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    key_value_heads: int
+    head: int
+    vocabulary: int
+    context_tokens: int
+    norm_epsilon: float
+    rope_theta: float
+    tied: bool
+
+    @property
+    def group(self) -> int:
+        """Heads that share one key and value."""
+        return self.heads // self.key_value_heads
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the matrices; the norms do not count."""
+        attention = self.hidden * self.head * 2 * (self.heads + self.key_value_heads)
+        layer = attention + 3 * self.hidden * self.inner
+        return self.layers * layer + self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def step_parameters(self) -> int:
+        """Numbers that one step reads: all matrices; of an embedding that is not the head too, only a row."""
+        return self.parameters - (0 if self.tied else self.vocabulary * self.hidden)
+
+
+def read_shape(folder: Path) -> Shape:
+    """Raises StartupError when the model is another one, or differs from Qwen3 where this engine does not follow."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        architectures = config.get("architectures") or []
+        if ARCHITECTURE not in architectures:
+            raise not_supported(f"its architecture is {', '.join(map(str, architectures)) or 'not named'}")
+        _refuse_variants(config)
+        return _shape(config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise not_supported(f"its config.json cannot be used ({type(error).__name__})") from None
+
+
+def _shape(config: dict[str, Any]) -> Shape:
+    heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+    return Shape(
+        layers=int(config["num_hidden_layers"]),
+        hidden=hidden,
+        inner=int(config["intermediate_size"]),
+        heads=heads,
+        key_value_heads=int(config.get("num_key_value_heads") or heads),
+        head=int(config.get("head_dim") or hidden // heads),
+        vocabulary=int(config["vocab_size"]),
+        context_tokens=int(config.get("max_position_embeddings") or 32768),
+        norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
+        rope_theta=float(_rope(config).get("rope_theta") or config.get("rope_theta") or 10_000.0),
+        tied=bool(config.get("tie_word_embeddings", False)),
+    )
+
+
+def _refuse_variants(config: dict[str, Any]) -> None:
+    # transformers 5 writes rope_parameters; older files have rope_scaling, null where nothing is scaled.
+    scaling = config.get("rope_scaling") or {}
+    kind = _rope(config).get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
+    for wrong, what in (
+        (kind != "default", f"its positions are scaled ({kind})"),
+        (config.get("use_sliding_window"), "its attention has a sliding window"),
+        (config.get("attention_bias"), "its attention has biases"),
+        (config.get("hidden_act", "silu") != "silu", "its activation is not silu"),
+        (config.get("quantization_config"), "its weights are quantised already"),
+    ):
+        if wrong:
+            raise not_supported(what)
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    return config.get("rope_parameters") or {}
+
+
+def not_supported(what: str) -> StartupError:
+    return StartupError(
+        "ModelNotSupported",
+        f"The model is not one that this server can run: {what}.",
+        f"Name a model of the architecture {ARCHITECTURE} in safetensors files, such as Qwen/Qwen3-4B-Thinking-2507.",
+        ExitCode.CONFIG,
+    )
+
+
+def corrupt(what: str) -> StartupError:
+    return StartupError(
+        "ModelCorrupt",
+        f"The model's files are not what they should be: {what}.",
+        "Remove the model's folder and fetch it again.",
+        ExitCode.ENGINE,
+    )

@@ -1,0 +1,157 @@
+"""The forward pass against transformers' own, and answers in company against answers alone."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen3ForCausalLM
+
+from inference_server.engine.qwen.batch import Answer, Batch
+from inference_server.engine.qwen.cache import Cache
+from inference_server.engine.qwen.loading import load_weights
+from inference_server.engine.qwen.model import Model
+from inference_server.engine.qwen.sampling import Draw
+from inference_server.engine.qwen.shape import read_shape
+from inference_server.engine.qwen.thinking import Course, Limits, Marks
+from inference_server.engine.qwen.writer import Writer
+from tests.unit.engine.checkpoints import a_model
+
+CPU = torch.device("cpu")
+GREEDY = Draw(temperature=0, top_p=1, top_k=0)
+SHAPES: dict[str, dict[str, Any]] = {
+    "tied": {},
+    "untied": {"tie_word_embeddings": False},
+    "one key for all heads": {"num_key_value_heads": 1},
+    "a key for every head": {"num_key_value_heads": 4},
+    "heads wider than the model": {"head_dim": 32},
+}
+
+
+def load(folder: Path, *, int8: bool = False, slots: int = 4) -> Model:
+    torch.set_num_threads(1)
+    shape = read_shape(folder)
+    options: dict[str, Any] = {"dtype": torch.float32, "device": CPU}
+    weights = load_weights(folder, shape, int8=int8, progress=lambda _: None, **options)
+    return Model(shape, weights, Cache(shape, slots=slots, tokens=512, **options), **options)
+
+
+def reference(folder: Path) -> Qwen3ForCausalLM:
+    return Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def generate(model: Qwen3ForCausalLM, prompt: Sequence[int], count: int) -> list[int]:
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count, eos_token_id=None
+        )
+    return out[0, len(prompt) :].tolist()
+
+
+class Recorder:
+    """Stands in for a tokenizer: tells which tokens came."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[int, list[int]] = {}
+
+    def answer(self, number: int, prompt: list[int], count: int, *, draw: Draw = GREEDY, seed: int = 0) -> Answer:
+        return Answer(
+            id=number,
+            pending=list(prompt),
+            course=Course(Marks(frozenset()), Limits(count, 0, ()), thinking=False),
+            draw=draw,
+            random=random.Random(seed),
+            reasoning=None,
+            answer=Writer(lambda tokens: "".join(chr(0x4E00 + token) for token in tokens)),
+        )
+
+    def run(self, batch: Batch, now: float = 0) -> None:
+        outcome = batch.step(now)
+        assert outcome.failures == []
+        for piece in outcome.pieces:
+            self.tokens.setdefault(piece.id, []).extend(ord(letter) - 0x4E00 for letter in piece.text)
+
+
+@pytest.fixture(params=SHAPES, scope="module")
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a_model(tmp_path_factory.mktemp("model"), **SHAPES[request.param])
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a_model(tmp_path_factory.mktemp("model"))
+
+
+def prompts(count: int, seed: int = 1) -> list[list[int]]:
+    chance = random.Random(seed)
+    return [[chance.randrange(200) for _ in range(chance.randint(1, 90))] for _ in range(count)]
+
+
+def test_logits_are_those_of_transformers(folder: Path) -> None:
+    model, theirs = load(folder), reference(folder)
+    prompt = prompts(1)[0] + list(range(50))
+    with torch.inference_mode():
+        expected = theirs(torch.tensor([prompt])).logits[0]
+    model.fill(2, 0, prompt[:7])
+    torch.testing.assert_close(model.fill(2, 7, prompt[7:-1]), expected[-2], rtol=1e-4, atol=1e-4)
+    ours = model.advance([2], [len(prompt) - 1], prompt[-1:])
+    torch.testing.assert_close(ours[0], expected[-1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_that_join_and_leave_at_random_are_those_of_transformers_alone(folder: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    asked = [(prompt, chance.randint(1, 25)) for prompt in prompts(9, seed)]
+    theirs = reference(folder)
+    recorder, batch = Recorder(), Batch(load(folder), piece_tokens=16)
+    arriving = list(enumerate(asked))
+    while arriving or batch.busy:
+        while arriving and chance.random() < 0.4:
+            number, (prompt, count) = arriving.pop()
+            batch.add(recorder.answer(number, prompt, count))
+        recorder.run(batch)
+    for number, (prompt, count) in enumerate(asked):
+        assert recorder.tokens[number] == generate(theirs, prompt, count)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
+def test_a_seed_gives_the_same_tokens_alone_and_in_company(tied: Path, int8: bool) -> None:
+    drawn = Draw(temperature=1.5, top_p=0.99, top_k=0)
+    asked = prompts(6)
+    alone: dict[int, list[int]] = {}
+    for number, prompt in enumerate(asked):
+        recorder, batch = Recorder(), Batch(load(tied, int8=int8), piece_tokens=16)
+        batch.add(recorder.answer(number, prompt, 30, draw=drawn, seed=number))
+        while batch.busy:
+            recorder.run(batch)
+        alone |= recorder.tokens
+    recorder, batch = Recorder(), Batch(load(tied, int8=int8), piece_tokens=16)
+    for number, prompt in reversed(list(enumerate(asked))):
+        batch.add(recorder.answer(number, prompt, 30, draw=drawn, seed=number))
+        recorder.run(batch)
+    while batch.busy:
+        recorder.run(batch)
+    assert recorder.tokens == alone
+    assert len({tuple(tokens) for tokens in alone.values()}) == len(asked)
+
+
+def test_a_kept_beginning_changes_no_token(tied: Path) -> None:
+    beginning, theirs = list(range(40)), reference(tied)
+    recorder, batch = Recorder(), Batch(load(tied), piece_tokens=16)
+    batch.keep_beginning(beginning)
+    asked = [[*beginning, 7, 8], beginning, beginning[:20] + [99], [5]]
+    for number, prompt in enumerate(asked):
+        batch.add(recorder.answer(number, prompt, 12))
+    while batch.busy:
+        recorder.run(batch)
+    assert [recorder.tokens[number] for number in range(4)] == [generate(theirs, prompt, 12) for prompt in asked]
+    assert batch.stats(0).cached_prompt_tokens == 40 + 39 + 20
+
+
+def test_int8_is_near_float32(tied: Path) -> None:
+    prompt = prompts(1)[0]
+    exact, near = (load(tied, int8=int8).fill(0, 0, prompt) for int8 in (False, True))
+    assert torch.nn.functional.cosine_similarity(exact, near, dim=0) > 0.99
