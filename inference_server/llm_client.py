@@ -4,6 +4,8 @@
 and cancel.
 """
 
+from inference_server.engine.answer import collect
+from inference_server.engine.protocol import GenerationRequest, Message
 from inference_server.modes import canonical_mode, require_supported
 
 _RED_FLAGS = (
@@ -44,13 +46,26 @@ _CLOSING = "If symptoms are new, getting worse, or worrying, contact a clinician
 
 
 async def generate_response(mode: str, query: str) -> str:
-    """Answer the query in the given mode ("mock").
+    """Answer the query in the given mode.
 
-    Raises ValueError for a name that is no mode, StartupError (reason ModeNotSupported) for one that this version
-    cannot run.
+    Raises ValueError for a name that is no mode, StartupError (reason ModeNotSupported) for one that this installation
+    cannot run, or (ModelMissing) where there is no model.
     """
-    require_supported(canonical_mode(mode))
-    return generate_response_mock(query)
+    known = canonical_mode(mode)
+    require_supported(known)
+    return generate_response_mock(query) if known == "mock" else await generate_response_qwen(query)
+
+
+async def generate_response_qwen(query: str) -> str:
+    """Load the model of the settings for this one answer. For several, keep what `load_qwen_model` returns."""
+    # The mock engine imports this module, and needs no model.
+    from inference_server.model_manager import load_qwen_model
+
+    engine = await load_qwen_model()
+    try:
+        return (await collect(engine, GenerationRequest("python", (Message("user", query),)))).text
+    finally:
+        await engine.close()
 
 
 def generate_response_mock(query: str) -> str:

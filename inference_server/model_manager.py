@@ -1,11 +1,34 @@
-"""The model's files, for Python callers; `download_model_if_needed` is `python -m inference_server fetch`."""
+"""The model: its files and the engine that runs it, for `serve` and for Python callers.
+
+`download_model_if_needed` is `python -m inference_server fetch`.
+"""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
+from inference_server.engine.qwen.host import QwenEngine
+from inference_server.engine.qwen.wire import EngineConfig
+from inference_server.failure import ExitCode, StartupError
 from inference_server.fetch.display import choose_display
 from inference_server.fetch.fetcher import fetch
+from inference_server.fetch.layout import READY_FILE, ModelFolder, is_commit
+from inference_server.fetch.ready import parse_ready
 from inference_server.fetch.settings import load_fetch_settings
+from inference_server.fetch.staging import read_ready, read_reference
+from inference_server.settings import Settings, load_settings, require_model
+
+ChoiceT = TypeVar("ChoiceT", bound=str)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Where it is and what it is."""
+
+    folder: Path
+    repository: str
+    commit: str
 
 
 def get_model_cache_dir() -> Path:
@@ -21,3 +44,73 @@ def download_model_if_needed() -> Path:
     settings = load_fetch_settings()
     display = choose_display(sys.stdout, seconds_between=settings.fetch_progress_seconds)
     return fetch(settings, display).path
+
+
+def find_model(settings: Settings) -> Model:
+    """The model of MODEL_PATH, else the one that was fetched. Never asks the network. Raises StartupError."""
+    return _model_at(Path(settings.model_path)) if settings.model_path else _fetched_model()
+
+
+def qwen_engine(settings: Settings) -> QwenEngine:
+    """The engine for the model of the settings, not loaded yet. Raises StartupError when there is no model."""
+    model = find_model(settings)
+    config = EngineConfig(
+        model_path=str(model.folder.resolve()),
+        model=model.repository,
+        revision=model.commit,
+        device=_given(settings.engine_device),
+        dtype=_given(settings.engine_dtype),
+        quantization=_given(settings.engine_quantization),
+        threads=settings.engine_threads or None,
+        concurrent_requests=settings.max_concurrent_requests or None,
+        context_tokens=settings.max_context_tokens,
+        max_new_tokens=settings.max_new_tokens,
+        thinking_budget=None if settings.thinking_budget < 0 else settings.thinking_budget,
+        system_prompt=settings.system_prompt,
+    )
+    return QwenEngine(config, queued_requests=settings.max_queued_requests)
+
+
+async def load_qwen_model(settings: Settings | None = None) -> QwenEngine:
+    """The model with its tokenizer, loaded and warm: ask it by `engine.answer.collect`, and `close` it at the end."""
+    engine = qwen_engine(settings or load_settings())
+    try:
+        await engine.load()
+        await engine.warm_up()
+    except BaseException:
+        await engine.close()
+        raise
+    return engine
+
+
+def _model_at(folder: Path) -> Model:
+    require_model(folder)
+    try:
+        ready = parse_ready((folder / READY_FILE).read_text())
+    except (OSError, ValueError):
+        raise _missing(f"{folder / READY_FILE} cannot be read") from None
+    return Model(folder, ready.repository, ready.commit)
+
+
+def _fetched_model() -> Model:
+    settings = load_fetch_settings()
+    repository, revision = settings.model_repository, settings.model_revision
+    folder = ModelFolder(Path(settings.model_cache_dir), repository)
+    commit = revision if is_commit(revision) else read_reference(folder, revision)
+    ready = read_ready(folder, commit) if commit else None
+    if commit is None or ready is None:
+        raise _missing(f"{settings.model_cache_dir} holds no whole {repository} at {revision}")
+    return Model(folder.commit(commit), repository, commit)
+
+
+def _missing(what: str) -> StartupError:
+    return StartupError(
+        "ModelMissing",
+        f"There is no model: {what}.",
+        "Fetch it (python -m inference_server fetch), mount the volume that has it, or correct MODEL_PATH.",
+        ExitCode.CONFIG,
+    )
+
+
+def _given(value: ChoiceT | Literal["auto"]) -> ChoiceT | None:
+    return None if value == "auto" else value

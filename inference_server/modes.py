@@ -1,4 +1,6 @@
-"""The names that LLM_MODE accepts, and which of them this version can run."""
+"""The names that LLM_MODE accepts, and which of them this installation can run."""
+
+from importlib.util import find_spec
 
 from inference_server.engine.protocol import Mode
 from inference_server.failure import ExitCode, StartupError
@@ -15,11 +17,11 @@ def canonical_mode(name: str) -> Mode:
 
 
 def require_supported(mode: Mode) -> None:
-    """Raise StartupError for a mode that is a valid name but that this version cannot run."""
-    if mode != "mock":
+    """Raise StartupError for a mode that this installation cannot run: images without the model's libraries exist."""
+    if mode != "mock" and find_spec("torch") is None:
         raise StartupError(
             "ModeNotSupported",
-            f"LLM_MODE={mode} is a known mode, but this version of the server cannot run it. Allowed: mock.",
-            "Set LLM_MODE=mock, or use an image that supports this mode.",
+            f"LLM_MODE={mode} needs torch and transformers, which are not installed here. Allowed: mock.",
+            'Use an image or an installation with the extra "llm", or set LLM_MODE=mock.',
             ExitCode.CONFIG,
         )

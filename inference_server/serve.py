@@ -14,6 +14,8 @@ from inference_server.failure import ExitCode, StartupError, report
 from inference_server.lifecycle import Lifecycle
 from inference_server.logs import configure_logging
 from inference_server.memory_note import MemoryNote
+from inference_server.model_manager import qwen_engine
+from inference_server.modes import canonical_mode
 from inference_server.settings import Settings, load_settings, termination_log_path
 
 logger = logging.getLogger(__name__)
@@ -25,12 +27,19 @@ def run(note: MemoryNote) -> int:
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
-        serve_until_stopped(settings, MockEngine(delay_seconds=settings.mock_delay_seconds), note)
+        serve_until_stopped(settings, choose_engine(settings), note)
     except StartupError as error:
         note.stop()
         report(error, termination_log_path=termination_log_path())
         return error.exit_code
     return ExitCode.OK
+
+
+def choose_engine(settings: Settings) -> Engine:
+    """What LLM_MODE names. Raises StartupError when its model is not there."""
+    if canonical_mode(settings.llm_mode) == "mock":
+        return MockEngine(delay_seconds=settings.mock_delay_seconds)
+    return qwen_engine(settings)
 
 
 def serve_until_stopped(settings: Settings, engine: Engine, note: MemoryNote | None = None) -> None:

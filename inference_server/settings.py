@@ -34,7 +34,57 @@ class Settings(TerminationLogSettings):
     """Every setting of the server. The variable's name is the field's name in capitals."""
 
     llm_mode: Literal["mock", "qwen", "Qwen3-4B-Thinking-2507"] = Field(
-        default="mock", description="What answers. This version can run `mock` only."
+        default="mock", description="What answers: `mock`, or a model (`qwen`)."
+    )
+    model_path: str = Field(
+        default="",
+        description="Folder of the model, with its READY.json, for `qwen`; unset means what `fetch` brought into "
+        "MODEL_CACHE_DIR.",
+    )
+    engine_device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where the model computes; `auto` is a GPU where there is one."
+    )
+    engine_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="The numbers it computes in; `auto` is what the processor or GPU does well."
+    )
+    engine_quantization: Literal["auto", "none", "int8"] = Field(
+        default="auto",
+        description="`int8` keeps the weights in a quarter of float32's memory and reads them faster, at a small loss "
+        "of accuracy; `auto` is that on a CPU which is slow with bfloat16 or short of memory.",
+    )
+    engine_threads: int = Field(
+        default=0, ge=0, le=1024, description="Threads that compute; 0 is as many as whole CPUs are granted."
+    )
+    max_concurrent_requests: int = Field(
+        default=0, ge=0, le=256, description="Answers generated at the same time; 0 is 4 on a CPU and 16 on a GPU."
+    )
+    max_queued_requests: int = Field(
+        default=16, ge=0, le=100_000, description="Requests that may wait beyond these; more are refused as busy."
+    )
+    max_context_tokens: int = Field(
+        default=4096,
+        ge=256,
+        le=1_048_576,
+        description="Longest prompt and answer together, as far as the model allows. Each concurrent answer reserves "
+        "memory for it: for Qwen3-4B 288 KiB a token in float32, half in bfloat16.",
+    )
+    max_new_tokens: int = Field(
+        default=512,
+        ge=1,
+        le=1_048_576,
+        description="Tokens of an answer, its reasoning included, where the request does not say.",
+    )
+    thinking_budget: int = Field(
+        default=-1,
+        ge=-1,
+        le=1_048_576,
+        description="Tokens after which the reasoning is brought to its end, where the request does not say; -1 is as "
+        "many as leave room for the answer. Room for the answer is kept in any case.",
+    )
+    system_prompt: str = Field(
+        default="You are a triage assistant for patients. Say how urgent the problem is, what to do now, and when to "
+        "seek care. You do not replace a clinician.",
+        description="Begins every conversation that brings no system message of its own.",
     )
     model_path: str = Field(
         default="",
@@ -143,5 +193,5 @@ def _allowed(schema: dict[str, Any]) -> str:
     if schema["type"] == "string":
         return f"of the form {schema['examples'][0]}"
     kind = "a whole number" if schema["type"] == "integer" else "a number"
-    lowest = f"from {schema['minimum']:g}" if "minimum" in schema else f"above {schema['exclusiveMinimum']:g}"
+    lowest = f"from {schema['minimum']:.0f}" if "minimum" in schema else f"above {schema['exclusiveMinimum']:g}"
     return f"{kind} {lowest} to {schema['maximum']:.0f}"

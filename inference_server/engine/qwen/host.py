@@ -42,7 +42,6 @@ _WARM_UP = GenerationRequest(
     "warm-up", (Message("user", "Is this service ready?"),), Sampling(max_new_tokens=4, thinking_budget=0)
 )
 _END_SECONDS = 1.0
-_DIED = "WorkerDied"
 
 
 @dataclass
@@ -261,7 +260,7 @@ class QwenEngine:
             logger.error("engine_died", extra={"fields": {"exit_code": code}})
         self._answers_to_load.put_nowait(_died(code))
         for number in self._requests:
-            self._pass_on(number, wire.Failed(number, _DIED))
+            self._pass_on(number, wire.Failed(number, "its process died"))
 
 
 def _events_of(piece: wire.Piece) -> list[Event]:

@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -46,7 +47,7 @@ _REPORT_SECONDS = 0.5
 class Worker:
     """A loaded model with its batch."""
 
-    def __init__(self, config: wire.EngineConfig, progress: "ProgressReports") -> None:
+    def __init__(self, config: wire.EngineConfig, progress: Callable[[float], None]) -> None:
         folder = Path(config.model_path)
         shape = read_shape(folder)
         choice = _choose(config, shape)
@@ -56,7 +57,7 @@ class Worker:
         self._context = min(config.context_tokens, shape.context_tokens)
         self._text = Text(folder)
         weights = load_weights(
-            folder, shape, dtype=dtype, device=device, int8=choice.quantization == "int8", progress=progress.report
+            folder, shape, dtype=dtype, device=device, int8=choice.quantization == "int8", progress=progress
         )
         tokens = self._context + _SLACK_TOKENS
         cache = Cache(shape, slots=choice.concurrent_requests, tokens=tokens, dtype=dtype, device=device)
@@ -237,7 +238,7 @@ def main() -> int:
     first = inbox.next()
     assert isinstance(first, wire.Load)
     try:
-        worker = Worker(first.config, ProgressReports(outbox))
+        worker = Worker(first.config, ProgressReports(outbox).report)
     except StartupError as error:
         outbox.send(wire.LoadFailed(error.reason, error.message, error.remedy, error.exit_code))
         return 0

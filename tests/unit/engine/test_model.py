@@ -142,7 +142,7 @@ def test_a_kept_beginning_changes_no_token(tied: Path) -> None:
     beginning, theirs = list(range(40)), reference(tied)
     recorder, batch = Recorder(), Batch(load(tied), piece_tokens=16)
     batch.keep_beginning(beginning)
-    asked = [[*beginning, 7, 8], beginning, beginning[:20] + [99], [5]]
+    asked = [[*beginning, 7, 8], beginning, [*beginning[:20], 99], [5]]
     for number, prompt in enumerate(asked):
         batch.add(recorder.answer(number, prompt, 12))
     while batch.busy:

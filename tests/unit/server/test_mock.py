@@ -34,10 +34,10 @@ def test_kinds_of_questions_have_different_answers() -> None:
 
 
 @pytest.mark.parametrize("mode", ["qwen", "Qwen3-4B-Thinking-2507"])
-async def test_a_mode_that_cannot_run_yet_is_refused(mode: str) -> None:
+async def test_a_model_that_is_not_there_is_refused(mode: str) -> None:
     with pytest.raises(StartupError) as caught:
         await generate_response(mode, "hello")
-    assert caught.value.reason == "ModeNotSupported"
+    assert caught.value.reason == "ModelMissing"
 
 
 async def test_an_unknown_mode_is_refused_with_the_known_ones() -> None:

@@ -59,13 +59,19 @@ def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         load_settings()
 
 
-@pytest.mark.parametrize("mode", ["qwen", "Qwen3-4B-Thinking-2507"])
-def test_a_mode_that_cannot_run_yet_is_refused_with_its_own_reason(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    monkeypatch.setenv("LLM_MODE", mode)
+def test_a_folder_that_is_no_whole_model_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LLM_MODE", "qwen")
+    monkeypatch.setenv("MODEL_PATH", str(tmp_path))
     with pytest.raises(StartupError) as caught:
         load_settings()
-    assert (caught.value.reason, caught.value.exit_code) == ("ModeNotSupported", ExitCode.CONFIG)
-    assert "Allowed: mock." in caught.value.message
+    assert (caught.value.reason, caught.value.exit_code) == ("ModelMissing", ExitCode.CONFIG)
+    (tmp_path / "READY.json").write_text("{}")
+    assert load_settings().model_path == str(tmp_path)
+
+
+def test_a_mock_needs_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_PATH", "/no/such/folder")
+    assert load_settings().llm_mode == "mock"
 
 
 def test_an_unreadable_dotenv_file_is_refused_and_does_not_hide_the_termination_log() -> None:

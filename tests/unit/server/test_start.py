@@ -32,7 +32,7 @@ def start_and_end(directory: Path, **environment: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("environment", "code", "reason"),
     [
-        pytest.param({"LLM_MODE": "qwen"}, 78, "ModeNotSupported", id="a mode for later"),
+        pytest.param({"LLM_MODE": "qwen"}, 78, "ModelMissing", id="a model that is not there"),
         pytest.param({"LLM_MODE": "none"}, 78, "InvalidSettings", id="an unknown mode"),
         pytest.param({"LISTEN_HOST": "256.0.0.1"}, 71, "AddressUnavailable", id="an address that is none"),
     ],
