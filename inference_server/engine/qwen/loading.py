@@ -5,13 +5,14 @@ Called by `worker`. Beside the weights themselves no more than a piece of one te
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from inference_server.engine.qwen import safetensors
-from inference_server.engine.qwen.linear import DenseMatrix, Int8Matrix, Matrix
+from inference_server.engine.qwen.linear import DenseMatrix, Matrix, Storage, new_matrix
 from inference_server.engine.qwen.shape import Shape, corrupt
 
 
@@ -30,7 +31,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    embedding: Matrix
+    embedding: DenseMatrix
     layers: tuple[Layer, ...]
     norm: Tensor
     head: Matrix
@@ -50,21 +51,33 @@ class Place:
 class Builder:
     """Empty weights, and the places in them by the names that the files use."""
 
-    def __init__(self, shape: Shape, *, dtype: torch.dtype, device: torch.device, int8: bool) -> None:
+    def __init__(self, shape: Shape, *, dtype: torch.dtype, device: torch.device, storage: Storage) -> None:
         self._shape = shape
         self._dtype = dtype
         self._device = device
-        self._matrix = Int8Matrix if int8 else DenseMatrix
+        self._storage = storage
         self.places: dict[str, Place] = {}
-        embedding = self._new(shape.vocabulary, shape.hidden, "model.embed_tokens.weight")
-        # Some files of tied models hold the head as well: it is the same.
-        head = embedding if shape.tied else self._new(shape.vocabulary, shape.hidden, "lm_head.weight")
+        # A row of it is looked up for each token: it is never packed, and as exact as the file.
+        table_dtype = dtype if storage == "dense" else torch.bfloat16
+        embedding = DenseMatrix(shape.vocabulary, shape.hidden, dtype=table_dtype, device=device)
         self.weights = Weights(
             embedding=embedding,
             layers=tuple(self._layer(f"model.layers.{number}.") for number in range(shape.layers)),
             norm=self._norm("model.norm.weight"),
-            head=head,
+            head=self._head(embedding),
         )
+
+    def _head(self, embedding: DenseMatrix) -> Matrix:
+        size = (self._shape.vocabulary, self._shape.hidden)
+        self._place("model.embed_tokens.weight", size, embedding, 0)
+        if not self._shape.tied:
+            return self._new(*size, "lm_head.weight")
+        # Some files of tied models hold the head as well: it is the same.
+        head = self._empty(*size)
+        if isinstance(head, DenseMatrix):
+            return embedding
+        self.places["model.embed_tokens.weight"] = Place(size, partial(_put_both, embedding, head))
+        return head
 
     def _layer(self, at: str) -> Layer:
         shape = self._shape
@@ -89,7 +102,7 @@ class Builder:
         )
 
     def _empty(self, rows: int, columns: int) -> Matrix:
-        return self._matrix(rows, columns, dtype=self._dtype, device=self._device)
+        return new_matrix(rows, columns, self._storage, dtype=self._dtype, device=self._device)
 
     def _new(self, rows: int, columns: int, name: str) -> Matrix:
         matrix = self._empty(rows, columns)
@@ -112,17 +125,23 @@ class Builder:
         self.places[name] = Place((rows.shape[1],), lambda _, block: _copy(rows, block))
 
 
+def exact_in_float16(folder: Path) -> bool:
+    """Whether all weights are stored in 16 bits, so that float16 holds their digits."""
+    found = (entry for path in safetensors.weight_files(folder) for entry in safetensors.entries(path))
+    return all(entry.dtype.itemsize == 2 for entry in found)
+
+
 def load_weights(
     folder: Path,
     shape: Shape,
     *,
     dtype: torch.dtype,
     device: torch.device,
-    int8: bool,
+    storage: Storage,
     progress: Callable[[float], None],
 ) -> Weights:
     """`progress` is called with the share of the bytes that is read. Raises StartupError for files that do not fit."""
-    builder = Builder(shape, dtype=dtype, device=device, int8=int8)
+    builder = Builder(shape, dtype=dtype, device=device, storage=storage)
     missing = set(builder.places)
     listing = [(path, safetensors.entries(path)) for path in safetensors.weight_files(folder)]
     total = sum(entry.bytes for _, found in listing for entry in found) or 1
@@ -149,6 +168,11 @@ def _blocks(
                 if entry.name in wanted:
                     for row, block in safetensors.rows(file, entry):
                         yield path, entry, row, block
+
+
+def _put_both(one: Matrix, other: Matrix, row: int, block: Tensor) -> None:
+    one.put(row, block)
+    other.put(row, block)
 
 
 def _copy(target: Tensor, block: Tensor) -> None:

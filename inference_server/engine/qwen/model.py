@@ -72,7 +72,7 @@ class Model:
 
     def _run(self, tokens: Sequence[int], places: Tensor, attend: Attend) -> Tensor:
         cos, sin = self._cos[places][:, None], self._sin[places][:, None]
-        hidden = self._weights.embedding.rows(self._index(tokens))
+        hidden = self._weights.embedding.rows(self._index(tokens), self._cos.dtype)
         for number, layer in enumerate(self._weights.layers):
             hidden = self._block(layer, hidden, cos, sin, partial(attend, number))
         return hidden

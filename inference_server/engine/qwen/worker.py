@@ -23,7 +23,8 @@ from inference_server.engine.qwen import wire
 from inference_server.engine.qwen.batch import Answer, Batch
 from inference_server.engine.qwen.cache import Cache
 from inference_server.engine.qwen.hardware import Choice, choose, read_machine
-from inference_server.engine.qwen.loading import load_weights
+from inference_server.engine.qwen.linear import Storage, packs
+from inference_server.engine.qwen.loading import exact_in_float16, load_weights
 from inference_server.engine.qwen.model import Model
 from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.shape import Shape, read_shape
@@ -56,16 +57,15 @@ class Worker:
         self._config = config
         self._context = min(config.context_tokens, shape.context_tokens)
         self._text = Text(folder)
-        weights = load_weights(
-            folder, shape, dtype=dtype, device=device, int8=choice.quantization == "int8", progress=progress
-        )
+        storage = _storage(choice, folder)
+        weights = load_weights(folder, shape, dtype=dtype, device=device, storage=storage, progress=progress)
         tokens = self._context + _SLACK_TOKENS
         cache = Cache(shape, slots=choice.concurrent_requests, tokens=tokens, dtype=dtype, device=device)
         self._model = Model(shape, weights, cache, dtype=dtype, device=device)
         self.batch = Batch(self._model, piece_tokens=choice.piece_tokens)
-        self.info = self._info(choice)
+        self.info = self._info(choice, storage)
 
-    def _info(self, choice: Choice) -> EngineInfo:
+    def _info(self, choice: Choice, storage: Storage) -> EngineInfo:
         return EngineInfo(
             mode="qwen",
             model=self._config.model,
@@ -73,7 +73,7 @@ class Worker:
             engine="transformers",
             device=choice.device,
             dtype=choice.dtype,
-            quantization=None if choice.quantization == "none" else choice.quantization,
+            quantization=None if storage == "dense" else storage,
             threads=choice.threads,
             context_tokens=self._context,
             concurrent_requests=choice.concurrent_requests,
@@ -211,6 +211,13 @@ def _step(worker: Worker, outbox: Outbox) -> None:
 def _failed(number: int, error: Exception) -> wire.Failed:
     logger.error("generation_failed", exc_info=error)
     return wire.Failed(number, type(error).__name__)
+
+
+def _storage(choice: Choice, folder: Path) -> Storage:
+    if choice.quantization == "int8":
+        return "int8"
+    halved = choice.device == "cpu" and choice.dtype == "float32" and packs() and exact_in_float16(folder)
+    return "float16" if halved else "dense"
 
 
 def _choose(config: wire.EngineConfig, shape: Shape) -> Choice:

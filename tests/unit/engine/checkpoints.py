@@ -20,7 +20,15 @@ THINKING_TEMPLATE = _TURNS + "{%- if add_generation_prompt %}{{- '<|im_start|>as
 PLAIN_TEMPLATE = _TURNS + "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 
 
-def a_model(folder: Path, *, seed: int = 0, thinks: bool = True, spread: float = 0.3, **over: Any) -> Path:
+def a_model(
+    folder: Path,
+    *,
+    seed: int = 0,
+    thinks: bool = True,
+    spread: float = 0.3,
+    dtype: torch.dtype = torch.float32,
+    **over: Any,
+) -> Path:
     """A whole model folder. `spread` of the weights: enough that the likeliest token is clearly so."""
     torch.manual_seed(seed)
     tokenizer = a_tokenizer(thinks=thinks)
@@ -44,7 +52,7 @@ def a_model(folder: Path, *, seed: int = 0, thinks: bool = True, spread: float =
     for name, parameter in model.named_parameters():
         if "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    save(model, folder, thinks=thinks)
+    save(model.to(dtype), folder, thinks=thinks)
     return folder
 
 

@@ -11,7 +11,8 @@ from transformers import Qwen3ForCausalLM
 
 from inference_server.engine.qwen.batch import Answer, Batch
 from inference_server.engine.qwen.cache import Cache
-from inference_server.engine.qwen.loading import load_weights
+from inference_server.engine.qwen.linear import Float16Matrix, Int8Matrix, Storage
+from inference_server.engine.qwen.loading import exact_in_float16, load_weights
 from inference_server.engine.qwen.model import Model
 from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.shape import read_shape
@@ -20,6 +21,7 @@ from inference_server.engine.qwen.writer import Writer
 from tests.unit.engine.checkpoints import a_model
 
 CPU = torch.device("cpu")
+STORAGES: tuple[Storage, Storage] = ("dense", "int8")
 GREEDY = Draw(temperature=0, top_p=1, top_k=0)
 SHAPES: dict[str, dict[str, Any]] = {
     "tied": {},
@@ -30,11 +32,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def load(folder: Path, *, int8: bool = False, slots: int = 4) -> Model:
+def load(folder: Path, storage: Storage = "dense", *, slots: int = 4) -> Model:
     torch.set_num_threads(1)
     shape = read_shape(folder)
     options: dict[str, Any] = {"dtype": torch.float32, "device": CPU}
-    weights = load_weights(folder, shape, int8=int8, progress=lambda _: None, **options)
+    weights = load_weights(folder, shape, storage=storage, progress=lambda _: None, **options)
     return Model(shape, weights, Cache(shape, slots=slots, tokens=512, **options), **options)
 
 
@@ -117,18 +119,18 @@ def test_answers_that_join_and_leave_at_random_are_those_of_transformers_alone(f
         assert recorder.tokens[number] == generate(theirs, prompt, count)
 
 
-@pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
-def test_a_seed_gives_the_same_tokens_alone_and_in_company(tied: Path, int8: bool) -> None:
+@pytest.mark.parametrize("storage", ["dense", "float16", "int8"])
+def test_a_seed_gives_the_same_tokens_alone_and_in_company(tied: Path, storage: Storage) -> None:
     drawn = Draw(temperature=1.5, top_p=0.99, top_k=0)
     asked = prompts(6)
     alone: dict[int, list[int]] = {}
     for number, prompt in enumerate(asked):
-        recorder, batch = Recorder(), Batch(load(tied, int8=int8), piece_tokens=16)
+        recorder, batch = Recorder(), Batch(load(tied, storage), piece_tokens=16)
         batch.add(recorder.answer(number, prompt, 30, draw=drawn, seed=number))
         while batch.busy:
             recorder.run(batch)
         alone |= recorder.tokens
-    recorder, batch = Recorder(), Batch(load(tied, int8=int8), piece_tokens=16)
+    recorder, batch = Recorder(), Batch(load(tied, storage), piece_tokens=16)
     for number, prompt in reversed(list(enumerate(asked))):
         batch.add(recorder.answer(number, prompt, 30, draw=drawn, seed=number))
         recorder.run(batch)
@@ -151,7 +153,41 @@ def test_a_kept_beginning_changes_no_token(tied: Path) -> None:
     assert batch.stats(0).cached_prompt_tokens == 40 + 39 + 20
 
 
+def test_weights_of_16_bits_lose_nothing_in_float16(tmp_path: Path) -> None:
+    folder = a_model(tmp_path, dtype=torch.bfloat16)
+    assert exact_in_float16(folder)
+    theirs = reference(folder)
+    recorder, batch = Recorder(), Batch(load(folder, "float16"), piece_tokens=16)
+    asked = prompts(5)
+    for number, prompt in enumerate(asked):
+        batch.add(recorder.answer(number, prompt, 20))
+    while batch.busy:
+        recorder.run(batch)
+    assert [recorder.tokens[number] for number in range(5)] == [generate(theirs, prompt, 20) for prompt in asked]
+
+
 def test_int8_is_near_float32(tied: Path) -> None:
+    assert not exact_in_float16(tied)
     prompt = prompts(1)[0]
-    exact, near = (load(tied, int8=int8).fill(0, 0, prompt) for int8 in (False, True))
+    exact, near = (load(tied, storage).fill(0, 0, prompt) for storage in STORAGES)
     assert torch.nn.functional.cosine_similarity(exact, near, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 40])
+def test_an_int8_matrix_hardly_minds_an_outlier_among_the_activations(tokens: int) -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(96, 64), torch.randn(tokens, 64)
+    x[:, 5] *= 100
+    matrix = Int8Matrix(96, 64)
+    matrix.put(0, weight)
+    exact = x @ weight.t()
+    assert (matrix(x) - exact).norm() / exact.norm() < 0.012
+
+
+def test_a_packed_matrix_is_filled_in_any_order_and_in_pieces() -> None:
+    weight = torch.randn(16384 + 100, 8).half().float()
+    matrix = Float16Matrix(len(weight), 8)
+    for begin, end in ((9000, 16400), (0, 9000), (16450, 16484), (16400, 16450)):
+        matrix.put(begin, weight[begin:end])
+    x = torch.randn(6, 8)
+    torch.testing.assert_close(matrix(x), x @ weight.t(), rtol=1e-4, atol=1e-4)
