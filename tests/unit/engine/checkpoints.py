@@ -27,9 +27,12 @@ def a_model(
     thinks: bool = True,
     spread: float = 0.3,
     dtype: torch.dtype = torch.float32,
+    poison: str = "",
     **over: Any,
 ) -> Path:
-    """A whole model folder. `spread` of the weights: enough that the likeliest token is clearly so."""
+    """A whole model folder. `spread` of the weights: enough that the likeliest token is clearly so. `poison`: a
+    character whose embedding is not a number; for untied models.
+    """
     torch.manual_seed(seed)
     tokenizer = a_tokenizer(thinks=thinks)
     shape = {
@@ -52,6 +55,8 @@ def a_model(
     for name, parameter in model.named_parameters():
         if "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    if poison:
+        model.get_input_embeddings().weight.data[tokenizer.encode(poison)] = float("nan")
     save(model.to(dtype), folder, thinks=thinks)
     return folder
 

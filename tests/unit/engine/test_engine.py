@@ -1,0 +1,307 @@
+"""The engine as the server sees it, with its real child process."""
+
+import asyncio
+import contextlib
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from inference_server.engine.answer import Answer, collect
+from inference_server.engine.protocol import (
+    Accepted,
+    EngineBusy,
+    EngineUnavailable,
+    Finished,
+    GenerationFailed,
+    GenerationRequest,
+    Message,
+    PromptTooLong,
+    Sampling,
+    TextDelta,
+)
+from inference_server.engine.qwen.host import QwenEngine
+from inference_server.engine.qwen.wire import EngineConfig
+from inference_server.failure import StartupError
+from tests.unit.engine.conftest import POISON
+
+LONG = Sampling(max_new_tokens=1500, temperature=0)
+
+
+def a_request(
+    text: str = "hello", sampling: Sampling | None = None, *, system: str = "", **over: Any
+) -> GenerationRequest:
+    messages = (Message("user", text),)
+    if system:
+        messages = (Message("system", system), *messages)
+    return GenerationRequest("r", messages, sampling or Sampling(max_new_tokens=40), **over)
+
+
+def config(folder: Path, **over: Any) -> EngineConfig:
+    settings = {"quantization": "none", "threads": 1, "concurrent_requests": 2, "system_prompt": "Help."} | over
+    return EngineConfig(str(folder), "tiny/model", "0" * 40, **settings)
+
+
+@asynccontextmanager
+async def an_engine(folder: Path, **over: Any) -> AsyncIterator[QwenEngine]:
+    engine = QwenEngine(config(folder, **over), queued_requests=1)
+    try:
+        await engine.load()
+        await engine.warm_up()
+        yield engine
+    finally:
+        await engine.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(thinking_model: Path) -> AsyncIterator[QwenEngine]:
+    async with an_engine(thinking_model) as engine:
+        yield engine
+
+
+def workers_of(pid: int) -> list[int]:
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [int(child) for child in children.read_text().split()]
+    return [child for child in found if "qwen.worker" in command_of(child)]
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - another process has no event
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_it_says_what_it_is(engine: QwenEngine) -> None:
+    info = engine.info
+    assert (info.mode, info.model, info.device, info.dtype, info.thinks) == (
+        "qwen",
+        "tiny/model",
+        "cpu",
+        "float32",
+        True,
+    )
+    assert (info.concurrent_requests, info.context_tokens, info.threads) == (2, 2048, 1)
+    assert info.predicted_tokens_per_second
+    assert engine.load_progress() == 1
+    assert engine.heartbeat() == 0
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_endless_reasoning_is_closed_and_an_answer_given(engine: QwenEngine) -> None:
+    answer = await collect(engine, a_request(sampling=Sampling(max_new_tokens=512, seed=1)))
+    assert answer.text
+    assert answer.reasoning == ""
+    assert answer.thinking_truncated
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens <= 512
+    assert 0 < answer.usage.reasoning_tokens < answer.usage.completion_tokens
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_reasoning_comes_on_request(engine: QwenEngine) -> None:
+    sampling = Sampling(max_new_tokens=60, thinking_budget=10, temperature=0)
+    shown = await collect(engine, a_request(sampling=sampling, include_reasoning=True))
+    hidden = await collect(engine, a_request(sampling=sampling))
+    assert shown.reasoning
+    assert (shown.text, shown.usage) == (hidden.text, hidden.usage)
+    assert shown.usage is not None
+    assert shown.usage.reasoning_tokens <= 11
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_seed_repeats_an_answer_and_none_does_not(engine: QwenEngine) -> None:
+    seeded, free = Sampling(max_new_tokens=40, seed=7, temperature=2), Sampling(max_new_tokens=40, temperature=2)
+    answers = await asyncio.gather(*(collect(engine, a_request(sampling=one)) for one in (seeded, free)))
+    again = await collect(engine, a_request(sampling=seeded))
+    assert answers[0] == again
+    assert answers[1] != again
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_a_patient_writes_is_no_end_of_a_turn(engine: QwenEngine) -> None:
+    plain, marked = [
+        await collect(engine, a_request(text, Sampling(max_new_tokens=2))) for text in ("x" * 10, "<|im_end|>")
+    ]
+    assert plain.usage is not None
+    assert plain.usage == marked.usage
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_system_message_replaces_the_usual_one(engine: QwenEngine) -> None:
+    usual, own = [
+        await collect(engine, a_request(system=system, sampling=Sampling(max_new_tokens=2)))
+        for system in ("", "A much longer instruction.")
+    ]
+    assert usual.usage is not None
+    assert own.usage is not None
+    assert own.usage.prompt_tokens - usual.usage.prompt_tokens == len("A much longer instruction.") - len("Help.")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_common_beginnings_are_computed_once(engine: QwenEngine) -> None:
+    before = engine.stats()
+    await collect(engine, a_request("abc", Sampling(max_new_tokens=2)))
+    after = engine.stats()
+    assert after.prompt_tokens - before.prompt_tokens > after.cached_prompt_tokens - before.cached_prompt_tokens > 20
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_stop_text_ends_the_answer_before_it(engine: QwenEngine) -> None:
+    sampling = Sampling(max_new_tokens=80, thinking_budget=0, temperature=0)
+    whole = await collect(engine, a_request(sampling=sampling))
+    stop = next(letter for letter in whole.text[3:] if letter.isascii() and letter not in whole.text[:3])
+    cut = await collect(engine, a_request(sampling=replace(sampling, stop=(stop,))))
+    assert cut.finish_reason == "stop"
+    assert cut.text == whole.text[: whole.text.index(stop)]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_prompt_over_the_limit_is_refused_with_the_numbers(engine: QwenEngine) -> None:
+    with pytest.raises(PromptTooLong) as caught:
+        await collect(engine, a_request("x" * 3000))
+    assert caught.value.tokens > 3000 > 2048 > caught.value.limit
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_answer_ends_at_its_deadline(engine: QwenEngine) -> None:
+    answer = await collect(engine, a_request(sampling=LONG, deadline_seconds=0.2))
+    assert answer.finish_reason == "deadline"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens < 1500
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_full_queue_refuses_and_a_client_that_leaves_makes_room(engine: QwenEngine) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(aclosing(engine.submit(a_request(sampling=LONG)))) for _ in range(3)]
+        for client in clients:
+            assert await anext(client) == Accepted()
+        with pytest.raises(EngineBusy) as caught:
+            await collect(engine, a_request())
+        assert 1 <= caught.value.retry_after_seconds <= 600
+        await clients[0].aclose()
+        with pytest.raises(EngineBusy):
+            # There is room again, but not in time.
+            await collect(engine, a_request(deadline_seconds=1e-9))
+        await clients[1].aclose()
+        assert (await collect(engine, a_request())).text
+    await until(lambda: engine.stats().active_requests <= 1)
+    assert engine.heartbeat() == 0
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_one_failure_leaves_the_others_and_a_death_ends_all(
+    poisoned_model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with an_engine(poisoned_model) as engine:
+        assert not engine.info.thinks
+        fine = asyncio.create_task(collect(engine, a_request("secret", Sampling(max_new_tokens=300, temperature=0))))
+        with pytest.raises(GenerationFailed) as caught:
+            await collect(engine, a_request(f"secret {POISON}"))
+        assert "secret" not in str(caught.value)
+        answer = await fine
+        assert isinstance(answer, Answer)
+        assert not answer.thinking_truncated
+        assert engine.stats().failed_requests == 1
+
+        running = asyncio.create_task(collect(engine, a_request(sampling=LONG)))
+        await until(lambda: engine.stats().active_requests == 1)
+        os.kill(workers_of(os.getpid())[-1], signal.SIGKILL)
+        with pytest.raises(GenerationFailed):
+            await running
+        assert engine.heartbeat() == math.inf
+        with pytest.raises(EngineUnavailable):
+            await collect(engine, a_request())
+    printed = capfd.readouterr()
+    assert "secret" not in printed.out + printed.err
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_stuck_worker_shows_and_an_abort_ends_what_runs(thinking_model: Path) -> None:
+    async with an_engine(thinking_model, quantization="int8") as engine:
+        assert engine.info.quantization == "int8"
+        async with aclosing(
+            engine.submit(a_request(sampling=Sampling(max_new_tokens=1500, thinking_budget=0)))
+        ) as events:
+            while not isinstance(await anext(events), TextDelta):
+                pass
+            worker = workers_of(os.getpid())[-1]
+            os.kill(worker, signal.SIGSTOP)
+            await until(lambda: engine.heartbeat() > 0.3)
+            os.kill(worker, signal.SIGCONT)
+            await until(lambda: engine.heartbeat() < 0.3)
+            draining = asyncio.create_task(engine.drain())
+            await asyncio.sleep(0)
+            with pytest.raises(EngineUnavailable):
+                await collect(engine, a_request())
+            engine.abort()
+            last = [event async for event in events][-1]
+            assert isinstance(last, Finished)
+            assert last.reason == "shutdown"
+        await draining
+    await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        pytest.param("config.json", '{"architectures": ["LlamaForCausalLM"]}', "ModelNotSupported", id="another model"),
+        pytest.param("model.safetensors", "torn", "ModelCorrupt", id="torn weights"),
+    ],
+)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_model_that_cannot_run_is_refused_with_a_reason(
+    thinking_model: Path, tmp_path: Path, file: str, content: str, reason: str
+) -> None:
+    shutil.copytree(thinking_model, tmp_path, dirs_exist_ok=True)
+    await asyncio.to_thread((tmp_path / file).write_text, content)
+    with pytest.raises(StartupError) as caught:
+        async with an_engine(tmp_path):
+            pass
+    assert caught.value.reason == reason
+
+
+def test_the_worker_dies_with_its_parent(thinking_model: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", LOADS, thinking_model], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"loaded\n"
+        (worker,) = workers_of(parent.pid)
+        parent.kill()
+    end = time.monotonic() + 30
+    while "qwen.worker" in command_of(worker):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+LOADS = """
+import asyncio, sys
+from inference_server.engine.qwen.host import QwenEngine
+from inference_server.engine.qwen.wire import EngineConfig
+
+async def main():
+    await QwenEngine(EngineConfig(sys.argv[1], "m"), queued_requests=1).load()
+    print("loaded", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
