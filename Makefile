@@ -18,6 +18,7 @@ SETUP := .venv/.complete
 PYTEST := $(BIN)/pytest --durations=10
 # Decisions without I/O, covered to the last branch.
 PURE_FETCH := failures keep layout ownership plan progress ready retry
+PURE_ENGINE := admission hardware scheduler thinking writer
 
 .PHONY: help
 help: ## List the targets
@@ -58,6 +59,7 @@ unit: $(SETUP) ## Fast tests, no cluster; all decisions are covered to the last 
 	@echo "==> Unit tests"
 	$(PYTEST) -m "not integration and not e2e" \
 		--cov=llm_operator.core $(PURE_FETCH:%=--cov=inference_server.fetch.%) \
+		$(PURE_ENGINE:%=--cov=inference_server.engine.qwen.%) \
 		--cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 .PHONY: integration
@@ -75,6 +77,8 @@ bench: $(SETUP) ## Measure, as ratios to a baseline in the same run: docs/perfor
 	$(BIN)/python -m bench.operator_scale --objects 100 500 2000
 	$(BIN)/python -m bench.rollback_time
 	$(BIN)/python -m bench.fetch_throughput
+	$(BIN)/python -m bench.serving
+	$(BIN)/python -m bench.serving --vocabulary 151936 --rounds 3
 
 .PHONY: fmt
 fmt: $(SETUP) ## Format and fix what can be fixed

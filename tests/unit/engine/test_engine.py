@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -262,23 +261,13 @@ async def test_a_stuck_worker_shows_and_an_abort_ends_what_runs(thinking_model: 
     await engine.close()
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "reason"),
-    [
-        pytest.param("config.json", '{"architectures": ["LlamaForCausalLM"]}', "ModelNotSupported", id="another model"),
-        pytest.param("model.safetensors", "torn", "ModelCorrupt", id="torn weights"),
-    ],
-)
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_model_that_cannot_run_is_refused_with_a_reason(
-    thinking_model: Path, tmp_path: Path, file: str, content: str, reason: str
-) -> None:
-    shutil.copytree(thinking_model, tmp_path, dirs_exist_ok=True)
-    await asyncio.to_thread((tmp_path / file).write_text, content)
+async def test_a_model_that_cannot_run_is_refused_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
     with pytest.raises(StartupError) as caught:
         async with an_engine(tmp_path):
             pass
-    assert caught.value.reason == reason
+    assert (caught.value.reason, caught.value.exit_code) == ("ModelNotSupported", 78)
 
 
 def test_the_worker_dies_with_its_parent(thinking_model: Path) -> None:
