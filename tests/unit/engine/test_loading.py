@@ -40,7 +40,9 @@ def change_header(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None
     (size,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + size])
     change(header)
-    path.write_bytes(struct.pack("<Q", size) + json.dumps(header, separators=(",", ":")).encode().ljust(size) + content[8 + size :])
+    path.write_bytes(
+        struct.pack("<Q", size) + json.dumps(header, separators=(",", ":")).encode().ljust(size) + content[8 + size :]
+    )
 
 
 def cut_off(folder: Path) -> None:

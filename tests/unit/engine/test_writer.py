@@ -11,7 +11,8 @@ def decode(tokens: Sequence[int]) -> str:
     return bytes(tokens).decode(errors="replace")
 
 
-@given(text=st.text())
+# What stands for half a character is taken for one, and shown a little later.
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="�")))
 def test_pieces_are_whole_characters_and_together_the_text(text: str) -> None:
     detokenizer = Detokenizer(decode)
     pieces = [detokenizer.feed(byte) for byte in text.encode()]
@@ -50,6 +51,13 @@ def test_blank_lines_before_the_first_word_are_left_out() -> None:
     writer = Writer(decode, stop=("END",))
     assert "".join(map(writer.feed, b"\n\n Yes.\n\nNo. EN")) == "Yes.\n\nNo. "
     assert writer.flush() == "EN"
+
+
+def test_nothing_comes_after_a_stop() -> None:
+    writer = Writer(decode, stop=("b",))
+    assert "".join(map(writer.feed, b"ab")) == "a"
+    assert writer.stopped
+    assert writer.flush() == ""
 
 
 def test_half_a_character_at_the_end_is_shown_as_such() -> None:
