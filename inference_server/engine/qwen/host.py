@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from inference_server.engine.answer import collect
@@ -220,6 +221,11 @@ class QwenEngine:
                 body = await process.stdout.readexactly(wire.body_bytes(header))
                 self._take(wire.parse_report(body))
         except asyncio.IncompleteReadError:
+            pass
+        finally:
+            # Also when something came that is no report: who cannot be understood cannot go on.
+            with suppress(ProcessLookupError):
+                process.kill()
             await self._bury(process)
 
     def _take(self, report: wire.Report) -> None:

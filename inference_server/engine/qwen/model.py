@@ -71,7 +71,8 @@ class Model:
         return lambda queries, layer: attend_together(queries, layer, rows, seen, self.shape)
 
     def _run(self, tokens: Sequence[int], places: Tensor, attend: Attend) -> Tensor:
-        cos, sin = self._cos[places][:, None], self._sin[places][:, None]
+        # Not by indexing, which takes a millisecond for any one row.
+        cos, sin = (functional.embedding(places, table)[:, None] for table in (self._cos, self._sin))
         hidden = self._weights.embedding.rows(self._index(tokens), self._cos.dtype)
         for number, layer in enumerate(self._weights.layers):
             hidden = self._block(layer, hidden, cos, sin, partial(attend, number))
@@ -94,7 +95,11 @@ class Model:
         return self._weights.head(self._norm(hidden, self._weights.norm)).float()
 
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        return functional.rms_norm(x, x.shape[-1:], weight, self.shape.norm_epsilon)
+        if x.device.type != "cpu" or x.dtype != torch.float32:
+            return functional.rms_norm(x, x.shape[-1:], weight, self.shape.norm_epsilon)
+        # The same in small steps: on a CPU three times as fast.
+        scale = (x * x).mean(dim=-1, keepdim=True).add_(self.shape.norm_epsilon).rsqrt_()
+        return x * scale if weight is None else (x * scale).mul_(weight)
 
     def _index(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self._device)
