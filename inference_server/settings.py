@@ -86,11 +86,6 @@ class Settings(TerminationLogSettings):
         "seek care. You do not replace a clinician.",
         description="Begins every conversation that brings no system message of its own.",
     )
-    model_path: str = Field(
-        default="",
-        description="Folder of the model, with its READY.json, for `qwen`; unset means what `fetch` brought into "
-        "MODEL_CACHE_DIR.",
-    )
     listen_host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container is reached from outside
         description="Address to listen on; `::` listens on IPv4 and IPv6.",

@@ -79,20 +79,3 @@ def test_an_unreadable_dotenv_file_is_refused_and_does_not_hide_the_termination_
     with pytest.raises(StartupError, match=r"\.env"):
         load_settings()
     assert termination_log_path() == "/dev/termination-log"
-
-
-def test_a_folder_that_is_no_whole_model_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("LLM_MODE", "qwen")
-    monkeypatch.setenv("MODEL_PATH", str(tmp_path))
-    with pytest.raises(StartupError) as caught:
-        load_settings()
-    assert (caught.value.reason, caught.value.exit_code) == ("ModelMissing", ExitCode.CONFIG)
-    (tmp_path / "READY.json").write_text("{}")
-    with pytest.raises(StartupError) as caught:
-        load_settings()
-    assert caught.value.reason == "ModeNotSupported"
-
-
-def test_a_mock_needs_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODEL_PATH", "/no/such/folder")
-    assert load_settings().llm_mode == "mock"
