@@ -76,6 +76,7 @@ SEED: Manifest = {
         "storageClassName": "shared",
         "accessModes": ["ReadWriteMany"],
         "deletionPolicy": "Retain",
+        "prune": "Never",
     },
     "rollout": rollout(deadline=900),
     "rollback": {"enabled": True, "fallback": "None", "maxPerHour": 3, "retryToken": "one"},
