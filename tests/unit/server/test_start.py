@@ -9,7 +9,7 @@ import pytest
 from inference_server.__main__ import main
 from inference_server.engine.protocol import Engine
 from inference_server.failure import ExitCode, StartupError, report
-from inference_server.serve import serve_until_stopped
+from inference_server.serve import listen, serve_until_stopped
 from inference_server.settings import Settings
 from tests.unit.server.engines import BrokenEngine, HopelessEngine
 from tests.unit.server.running import ServerProcess
@@ -103,3 +103,10 @@ def test_an_unknown_command_is_refused() -> None:
     with pytest.raises(SystemExit) as caught:
         main(["serf"])
     assert caught.value.code == 2
+
+
+def test_answers_do_not_wait_for_the_client_to_acknowledge_their_first_bytes() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -1,0 +1,136 @@
+"""What our server adds to a request: the mock's /triage beside a bare FastAPI route of the same bodies.
+
+`python -m bench.serving_http` starts both as processes with the same uvicorn configuration, asks them in turns over
+one kept connection each with a client that does nothing but read, and prints p50, p95 and the ratio.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from bench.tables import aligned
+
+_QUESTION = json.dumps({"patient_mrn": "MRN-001", "query": "What are my current medications?"}).encode()
+_REQUEST = (
+    b"POST /triage HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    b"Accept: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(_QUESTION), _QUESTION)
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=4000, help="of each kind")
+    parser.add_argument("--serve-bare", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve_bare:
+        _serve_bare()
+        return
+    commands = {"bare route": ("-m", "bench.serving_http", "--serve-bare"), "mock /triage": ("-m", "inference_server")}
+    with ExitStack() as stack:
+        asked = {name: stack.enter_context(_connection(command)) for name, command in commands.items()}
+        seconds = _measure(asked, options.requests)
+    print(_table(seconds))
+
+
+def _measure(asked: dict[str, socket.socket], requests: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in asked}
+    for turn in range(requests + 200):
+        for name, connection in asked.items():
+            begin = time.perf_counter()
+            _ask(connection)
+            # The first requests pay for caches that fill.
+            if turn >= 200:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def _table(seconds: dict[str, list[float]]) -> str:
+    rows = [["what", "p50 ms", "p95 ms"]]
+    figures = {name: (statistics.median(all_), statistics.quantiles(all_, n=20)[-1]) for name, all_ in seconds.items()}
+    rows += [[name, f"{p50 * 1000:.3f}", f"{p95 * 1000:.3f}"] for name, (p50, p95) in figures.items()]
+    (bare, bare95), (ours, ours95) = figures.values()
+    rows.append(["ratio", f"{ours / bare:.2f}", f"{ours95 / bare95:.2f}"])
+    return aligned(rows)
+
+
+def _ask(connection: socket.socket) -> None:
+    connection.sendall(_REQUEST)
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65536)
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200"), head
+    length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    while len(body) < length:
+        body += connection.recv(65536)
+
+
+@contextmanager
+def _connection(command: tuple[str, ...]) -> Iterator[socket.socket]:
+    """To a server of its own, which writes its log into a pipe that nobody reads slowly: the null device."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {"LISTEN_HOST": "127.0.0.1", "LISTEN_PORT": str(port)}
+    process = subprocess.Popen([sys.executable, *command], env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
+    try:
+        connection = _connect(port)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connection:
+            yield connection
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _connect(port: int) -> socket.socket:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            connection = socket.create_connection(("127.0.0.1", port))
+            time.sleep(0.5)
+            return connection
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+    raise RuntimeError("the server does not answer")
+
+
+def _serve_bare() -> None:
+    """The route as anyone would write it first."""
+    import uvicorn
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+
+    from inference_server.llm_client import generate_response_mock
+    from inference_server.serve import uvicorn_config
+    from inference_server.settings import Settings
+
+    class Question(BaseModel):
+        patient_mrn: str
+        query: str
+
+    class Reply(BaseModel):
+        response: str
+        mode: str
+        model: str
+
+    app = FastAPI()
+
+    @app.post("/triage")
+    async def triage(body: Question) -> Reply:
+        return Reply(response=generate_response_mock(body.query), mode="mock", model="mock")
+
+    settings = Settings()
+    config = uvicorn_config(app, keep_alive_seconds=settings.keep_alive_seconds)
+    config.host, config.port = settings.listen_host, settings.listen_port
+    uvicorn.Server(config).run()
+
+
+if __name__ == "__main__":
+    main()
