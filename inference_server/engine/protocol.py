@@ -36,6 +36,8 @@ class EngineInfo:
     context_tokens: int | None = None
     # How many requests are answered at the same time; more wait.
     concurrent_requests: int | None = None
+    # How many may wait beyond those; one more is refused.
+    queued_requests: int | None = None
     # Whether the model writes its reasoning before the answer.
     thinks: bool = False
     # Of one answer alone on this machine, measured by the warm-up.
@@ -112,8 +114,19 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds since submit, by the engine's clock: what the caller cannot see while the model waits or thinks."""
+
+    # Until the request had its turn.
+    queued: float
+    # Until its first token, reasoning included; None when there was none.
+    first_token: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of every answer. `usage` is None where the engine has no tokenizer.
+    """The last event of every answer. `usage` is None where the engine has no tokenizer, `timing` where it has no
+    queue.
 
     `thinking_truncated`: the reasoning reached its budget and the engine closed it.
     """
@@ -121,6 +134,7 @@ class Finished:
     reason: FinishReason
     usage: Usage | None
     thinking_truncated: bool = False
+    timing: Timing | None = None
 
 
 Event = Accepted | ReasoningDelta | TextDelta | Finished
