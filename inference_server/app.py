@@ -11,24 +11,39 @@ from starlette.middleware import Middleware
 
 from inference_server import __version__
 from inference_server.api import problems
+from inference_server.api.answering import Answering
+from inference_server.api.chat import chat_router
+from inference_server.api.chat_schemas import ChatMessage, ChatRequest, StreamOptions, TextPart
+from inference_server.api.config import ApiConfig
+from inference_server.api.error_bodies import OPENAI_PREFIX
+from inference_server.api.models import models_router
 from inference_server.api.operations import ROUTINE_ROUTES, operations_router
 from inference_server.api.schemas import TriageRequest
 from inference_server.api.triage import triage_router
+from inference_server.generations import Generations
 from inference_server.lifecycle import Lifecycle
 from inference_server.logs import log_loop_error
 from inference_server.metrics import Metrics
 from inference_server.middleware.body_limit import BodyLimit
 from inference_server.middleware.failures import Failures
 from inference_server.middleware.hang_up import HangUp
+from inference_server.middleware.keys import OPEN_PATHS, RequireKey
 from inference_server.middleware.records import Records
 from inference_server.middleware.request_ids import RequestIds
+from inference_server.middleware.traces import Traces
+from inference_server.tracing import NoTracer, Tracer
 
 # FastAPI's own telemetry would put exception messages, and so patient text, into log records.
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
-def create_app(lifecycle: Lifecycle, *, max_body_bytes: int) -> FastAPI:
+# Names that an error may repeat.
+_BODIES = (TriageRequest, ChatRequest, ChatMessage, TextPart, StreamOptions)
+
+
+def create_app(lifecycle: Lifecycle, config: ApiConfig, tracer: Tracer | None = None) -> FastAPI:
     """The ASGI application. Its lifespan loads the lifecycle's engine in the background and closes it."""
+    tracer = tracer or NoTracer()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -36,8 +51,10 @@ def create_app(lifecycle: Lifecycle, *, max_body_bytes: int) -> FastAPI:
         lifecycle.start()
         yield
         await lifecycle.stop()
+        await asyncio.to_thread(tracer.close)
 
     metrics = Metrics(lifecycle)
+    answering = Answering(lifecycle, Generations(lifecycle, metrics.generations, tracer), config)
     app = FastAPI(
         title="llm-operator inference server",
         version=__version__,
@@ -48,27 +65,43 @@ def create_app(lifecycle: Lifecycle, *, max_body_bytes: int) -> FastAPI:
         # A redirect would repeat the query string in its Location header.
         redirect_slashes=False,
     )
-    app.include_router(triage_router(lifecycle))
+    app.include_router(triage_router(answering))
+    app.include_router(chat_router(answering))
+    app.include_router(models_router(lifecycle))
     app.include_router(operations_router(lifecycle, metrics))
-    problems.install(app, known_fields=TriageRequest.model_fields)
-    schema = _with_problem_media_type(app.openapi())
+    problems.install(app, known_fields={name for body in _BODIES for name in body.model_fields})
+    schema = _corrected(app.openapi(), asks_for_key=bool(config.keys))
     # Named even where an answer is given before routing; a path with parameters is not.
     routes = {*schema["paths"], *filter(None, (app.docs_url, app.openapi_url))}
     app.user_middleware = [
         Middleware(RequestIds),
         Middleware(Records, metrics=metrics, routes=routes, routine=ROUTINE_ROUTES),
         Middleware(HangUp, lifecycle=lifecycle),
+        *([Middleware(RequireKey, keys=config.keys)] if config.keys else []),
+        *([] if isinstance(tracer, NoTracer) else [Middleware(Traces, tracer=tracer)]),
         Middleware(Failures),
-        Middleware(BodyLimit, max_bytes=max_body_bytes),
+        Middleware(BodyLimit, max_bytes=config.max_body_bytes),
     ]
     return app
 
 
-def _with_problem_media_type(schema: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI documents every model as application/json; correct that, in place, for the error responses."""
-    for path in schema["paths"].values():
-        for operation in path.values():
-            for status, response in operation["responses"].items():
-                if status >= "400":
+def _corrected(schema: dict[str, Any], *, asks_for_key: bool) -> dict[str, Any]:
+    """What FastAPI cannot know, in place: the errors' media type and shape, and which paths ask for a key."""
+    components = schema["components"]
+    for path, operations in schema["paths"].items():
+        is_openai = path.startswith(OPENAI_PREFIX)
+        for operation in operations.values():
+            responses = operation["responses"]
+            if is_openai:
+                # FastAPI adds its own; here a wrong body is answered 400.
+                responses.pop("422", None)
+            for status, response in responses.items():
+                if status >= "400" and not is_openai:
                     response["content"]["application/problem+json"] = response["content"].pop("application/json")
+            if asks_for_key and path not in OPEN_PATHS:
+                operation["security"] = [{"key": []}]
+    for name in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(name, None)
+    if asks_for_key:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return schema

@@ -3,7 +3,7 @@
 uvicorn closes its socket at SIGTERM, while Kubernetes still routes to the pod for some seconds. Here the first
 signal only turns /readyz to 503; the socket closes after the grace, and accepted requests may still finish.
 
-    SIGTERM ── grace: accepts, answers, closes each connection ── socket closed: finishes ── timeout: answers 503
+    SIGTERM ── grace: accepts, answers, closes each connection ── socket closed: finishes ── timeout: cut answers
 """
 
 import asyncio
@@ -19,8 +19,10 @@ from inference_server.lifecycle import Lifecycle
 
 logger = logging.getLogger(__name__)
 
-# How long requests that were told to end may take to say so, and clients that never finish sending may hang on.
-_LAST_WORDS_SECONDS = 2
+# How long the engine may take to end its answers; then how long requests that were given up may take to say so, and
+# clients that never finish sending may hang on.
+_CUT_SECONDS = 1
+_LAST_WORDS_SECONDS = 1
 
 
 class DrainingServer(uvicorn.Server):
@@ -29,7 +31,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(
         self, config: uvicorn.Config, lifecycle: Lifecycle, *, grace_seconds: float, timeout_seconds: float
     ) -> None:
-        config.timeout_graceful_shutdown = math.ceil(timeout_seconds) + _LAST_WORDS_SECONDS
+        config.timeout_graceful_shutdown = math.ceil(timeout_seconds) + _CUT_SECONDS + _LAST_WORDS_SECONDS
         super().__init__(config)
         self._lifecycle = lifecycle
         self._grace_seconds = grace_seconds
@@ -68,6 +70,8 @@ class DrainingServer(uvicorn.Server):
         hurried = await self._hurried_within(self._timeout_seconds)
         logger.warning("drain_cut_short", extra={"fields": {"by": "signal" if hurried else "timeout"}})
         self._lifecycle.abort()
+        await asyncio.sleep(_CUT_SECONDS)
+        self._lifecycle.give_up()
         await asyncio.sleep(_LAST_WORDS_SECONDS)
         self.force_exit = True
 

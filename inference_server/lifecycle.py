@@ -6,6 +6,7 @@ it; `draining` tells it about signals; `api` asks it.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from enum import StrEnum
 
 from inference_server.engine.protocol import Engine
@@ -15,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 # A stuck engine must not keep the process from ending.
 _CLOSE_SECONDS = 2
+# How often the loading is looked at, and how much of it is worth a line.
+_LOOK_SECONDS = 1.0
+_PROGRESS_STEP = 0.1
 
 
 class Phase(StrEnum):
@@ -28,21 +32,17 @@ class Phase(StrEnum):
 class Lifecycle:
     """All attributes are read and written on the event loop only."""
 
-    def __init__(self, engine: Engine, *, heartbeat_timeout: float) -> None:
+    def __init__(self, engine: Engine, *, heartbeat_timeout: float, ready_queue_percent: int = 0) -> None:
         self.engine = engine
         self.phase = Phase.LOADING
         self.started = False
         self.failure: StartupError | None = None
+        # What ends the requests that still run when the server must go.
+        self.useless: set[Callable[[], None]] = set()
         self._heartbeat_timeout = heartbeat_timeout
+        self._ready_queue_percent = ready_queue_percent
         self._bring_up: asyncio.Task[None] | None = None
-        self._aborted: asyncio.Future[None] | None = None
-
-    @property
-    def aborted(self) -> asyncio.Future[None]:
-        """Done once accepted requests must end without an answer. Belongs to the running loop."""
-        if self._aborted is None:
-            self._aborted = asyncio.get_running_loop().create_future()
-        return self._aborted
+        self._ending = False
 
     @property
     def alive(self) -> bool:
@@ -52,12 +52,20 @@ class Lifecycle:
     @property
     def ready(self) -> bool:
         """True while new requests should be sent here."""
-        return self.phase is Phase.READY and self.alive
+        return self.phase is Phase.READY and self.alive and not self.queue_nearly_full
+
+    @property
+    def queue_nearly_full(self) -> bool:
+        """True shortly before requests are refused, so that they go to another server instead."""
+        places = self.engine.info.queued_requests
+        if not self._ready_queue_percent or not places:
+            return False
+        return self.engine.stats().queued_requests * 100 >= places * self._ready_queue_percent
 
     @property
     def accepting(self) -> bool:
         """True while a request that arrives is answered: also in the grace after SIGTERM."""
-        return self.started and not self.aborted.done()
+        return self.started and not self._ending
 
     def start(self) -> None:
         # A signal may have come first.
@@ -72,9 +80,15 @@ class Lifecycle:
             self._enter(Phase.DRAINING)
 
     def abort(self) -> None:
-        """End accepted requests now."""
-        if not self.aborted.done():
-            self.aborted.set_result(None)
+        """Let accepted requests end now, with what is there."""
+        self._ending = True
+        self.engine.abort()
+
+    def give_up(self) -> None:
+        """End the requests that the engine did not end."""
+        self._ending = True
+        for end in tuple(self.useless):
+            end()
 
     async def stop(self) -> None:
         """Close the engine. No request is running any more when this is called."""
@@ -90,7 +104,7 @@ class Lifecycle:
 
     async def _load(self) -> None:
         try:
-            await self.engine.load()
+            await self._load_engine()
             self._enter(Phase.WARMING)
             await self.engine.warm_up()
         except StartupError as error:
@@ -108,6 +122,22 @@ class Lifecycle:
         else:
             self.started = True
             self._enter(Phase.READY)
+
+    async def _load_engine(self) -> None:
+        telling = asyncio.create_task(self._tell_progress())
+        try:
+            await self.engine.load()
+        finally:
+            telling.cancel()
+
+    async def _tell_progress(self) -> None:
+        told = 0.0
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            share = self.engine.load_progress()
+            if share >= told + _PROGRESS_STEP:
+                told = share
+                logger.info("loading", extra={"fields": {"percent": round(share * 100)}})
 
     def _fail(self, error: StartupError) -> None:
         self.failure = error

@@ -13,6 +13,8 @@ from prometheus_client import (
 )
 
 from inference_server import __version__
+from inference_server.engine_metrics import EngineCollector
+from inference_server.generation_metrics import GenerationMetrics
 from inference_server.lifecycle import Lifecycle
 
 # From a mock answer to a long one on a CPU.
@@ -44,7 +46,15 @@ class Metrics:
             "HTTP requests being answered now.",
             registry=self._registry,
         )
-        self._add_engine_gauges(lifecycle)
+        build = Gauge(
+            "llm_server_build_info",
+            "Version of the server; always 1.",
+            ["version", "python_version"],
+            registry=self._registry,
+        )
+        build.labels(__version__, platform.python_version()).set(1)
+        self.generations = GenerationMetrics(self._registry, lambda: lifecycle.engine.info.model)
+        self._registry.register(EngineCollector(lifecycle))
 
     def begin(self) -> None:
         self._in_flight.inc()
@@ -57,28 +67,3 @@ class Metrics:
     def render(self) -> bytes:
         """The text format, version 0.0.4."""
         return generate_latest(self._registry)
-
-    def _add_engine_gauges(self, lifecycle: Lifecycle) -> None:
-        engine = lifecycle.engine
-        build = Gauge(
-            "llm_server_build_info",
-            "Version of the server; always 1.",
-            ["version", "python_version"],
-            registry=self._registry,
-        )
-        build.labels(__version__, platform.python_version()).set(1)
-        info = Gauge(
-            "llm_server_engine_info",
-            "What answers requests; always 1.",
-            ["mode", "model", "revision"],
-            registry=self._registry,
-        )
-        info.labels(engine.info.mode, engine.info.model, engine.info.revision or "").set(1)
-        ready = Gauge("llm_server_ready", "1 while /readyz answers 200.", registry=self._registry)
-        ready.set_function(lambda: float(lifecycle.ready))
-        active = Gauge(
-            "llm_server_engine_active_requests",
-            "Requests the engine is working on.",
-            registry=self._registry,
-        )
-        active.set_function(lambda: float(engine.stats().active_requests))

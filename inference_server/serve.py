@@ -7,6 +7,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from inference_server import __version__
+from inference_server.api.config import api_config
 from inference_server.app import create_app
 from inference_server.draining import DrainingServer
 from inference_server.engine.mock import MockEngine
@@ -18,6 +19,7 @@ from inference_server.memory_note import MemoryNote
 from inference_server.model_manager import qwen_engine
 from inference_server.modes import canonical_mode
 from inference_server.settings import Settings, load_settings, termination_log_path
+from inference_server.tracing import choose_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +51,14 @@ def serve_until_stopped(settings: Settings, engine: Engine, note: MemoryNote | N
     host, port = listener.getsockname()[:2]
     fields = {"host": host, "port": port, "mode": engine.info.mode, "version": __version__}
     logger.info("listening", extra={"fields": fields})
-    lifecycle = Lifecycle(engine, heartbeat_timeout=settings.heartbeat_timeout_seconds)
+    lifecycle = Lifecycle(
+        engine,
+        heartbeat_timeout=settings.heartbeat_timeout_seconds,
+        ready_queue_percent=settings.ready_queue_percent,
+    )
     if note is not None:
         note.is_serving = lambda: lifecycle.started
-    app = create_app(lifecycle, max_body_bytes=settings.max_body_bytes)
+    app = create_app(lifecycle, api_config(settings), choose_tracer())
     server = DrainingServer(
         uvicorn_config(app, keep_alive_seconds=settings.keep_alive_seconds),
         lifecycle,

@@ -7,7 +7,7 @@ for every Service in the namespace, so a setting SERVER_PORT would break as soon
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from inference_server.failure import DEFAULT_TERMINATION_LOG_PATH, ExitCode, StartupError
@@ -121,6 +121,46 @@ class Settings(TerminationLogSettings):
         default=20.0,
         description="Seconds after the grace in which accepted requests may finish; then they are answered 503.",
     )
+    request_timeout_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=3600,
+        description="Seconds after which an answer is cut (`finish_reason` deadline); a request may ask for less.",
+    )
+    ready_queue_percent: int = Field(
+        default=90,
+        ge=0,
+        le=100,
+        description="How full the queue may be, in percent, before /readyz answers 503, so that requests go elsewhere "
+        "before they are refused; 0: always ready.",
+    )
+    stream_ping_seconds: float = Field(
+        default=10.0,
+        ge=0.1,
+        le=3600,
+        description="Seconds of silence after which a stream sends a comment, so that no proxy takes it for dead.",
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Keys that clients must show as `Authorization: Bearer`, separated by commas. Empty: no key.",
+        examples=["key,another-key"],
+    )
+    api_key_file: str = Field(
+        default="", description="File with such keys, one a line, beside or instead of API_KEY.", examples=["/keys/api"]
+    )
+    system_prompt: str = Field(
+        default="",
+        description="What the model is told before every conversation. Empty: the triage prompt of the package.",
+        examples=["You are a triage assistant."],
+    )
+    system_prompt_file: str = Field(
+        default="",
+        description="File with the system prompt, such as a mounted ConfigMap; an empty file means none.",
+        examples=["/prompts/triage.txt"],
+    )
+    include_patient_mrn: bool = Field(
+        default=False, description="Whether `patient_mrn` is put before the question, for the model to read."
+    )
     mock_delay_seconds: Seconds = Field(
         default=0.0, description="Seconds each mock answer takes. For tests and demonstrations."
     )
@@ -185,6 +225,8 @@ def _sentences(error: ValidationError, kind: type[BaseSettings]) -> list[str]:
 def _allowed(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return "one of: " + ", ".join(schema["enum"])
+    if schema["type"] == "boolean":
+        return "true or false"
     if schema["type"] == "string":
         return f"of the form {schema['examples'][0]}"
     kind = "a whole number" if schema["type"] == "integer" else "a number"

@@ -4,12 +4,16 @@ FastAPI does not cancel a handler when its client leaves, so a model would go on
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
 
 from starlette.types import Receive
 
-T = TypeVar("T")
+from inference_server.lifecycle import Lifecycle
+
+# Quicker work is not watched: a task of its own would cost more than the work.
+_BLINK_SECONDS = 0.01
 
 
 class Disconnected(Exception):
@@ -20,21 +24,68 @@ class Aborted(Exception):
     """The server gives the work up, because it must stop."""
 
 
-async def while_connected(work: Coroutine[Any, Any, T], *, receive: Receive, aborted: asyncio.Future[None]) -> T:
-    """The result of `work`, which is cancelled when the client leaves or `aborted` is done."""
-    task = asyncio.create_task(work)
-    left = asyncio.create_task(_until_disconnect(receive))
-    try:
-        await asyncio.wait((task, left, aborted), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise Aborted if aborted.done() else Disconnected
-    finally:
-        task.cancel()
-        left.cancel()
-        await asyncio.gather(task, left, return_exceptions=True)
+class Connected:
+    """Cancels the work inside `async with`, and raises one of the above, when it has become useless.
 
+    The work stays in the request's own task. `ping` is awaited after every `ping_seconds` of waiting.
+    """
 
-async def _until_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    def __init__(
+        self,
+        receive: Receive,
+        lifecycle: Lifecycle,
+        *,
+        ping: Callable[[], Awaitable[None]] | None = None,
+        ping_seconds: float | None = None,
+    ) -> None:
+        self._receive = receive
+        self._lifecycle = lifecycle
+        self._ping = ping
+        self._ping_seconds = ping_seconds
+        self._watching: asyncio.Task[None] | None = None
+        self._why: type[Disconnected | Aborted] | None = None
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._start = loop.call_later(_BLINK_SECONDS, self._watch)
+        self._lifecycle.useless.add(self._abort)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._lifecycle.useless.discard(self._abort)
+        self._start.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        if self._why is not None and self._task is not None:
+            # Somebody else's cancellation goes on.
+            others = self._task.uncancel()
+            if not others and kind is asyncio.CancelledError:
+                raise self._why from None
+
+    def _watch(self) -> None:
+        self._watching = asyncio.create_task(self._until_disconnect())
+
+    async def _until_disconnect(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._ping_seconds):
+                    message = await self._receive()
+            except TimeoutError:
+                if self._ping is not None:
+                    await self._ping()
+                continue
+            if message["type"] == "http.disconnect":
+                break
+        self._interrupt(Disconnected)
+
+    def _abort(self) -> None:
+        self._interrupt(Aborted)
+
+    def _interrupt(self, why: type[Disconnected | Aborted]) -> None:
+        if self._why is None and self._task is not None:
+            self._why = why
+            self._task.cancel()

@@ -4,9 +4,9 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from inference_server import __version__
-from inference_server.api.problems import ProblemError
+from inference_server.api.error_bodies import ProblemError
 from inference_server.api.schemas import ProbeStatus, ServiceInfo, problem_responses
-from inference_server.lifecycle import Lifecycle
+from inference_server.lifecycle import Lifecycle, Phase
 from inference_server.metrics import Metrics
 
 # Asked every few seconds for ever: logged at DEBUG only.
@@ -18,9 +18,11 @@ def operations_router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
 
     def answer(good: bool, reason: str) -> ProbeStatus:
         if not good:
-            detail = f"phase: {lifecycle.phase}; engine heartbeat: {lifecycle.engine.heartbeat():.1f} s ago"
-            raise ProblemError(503, reason, detail)
+            raise ProblemError(503, reason, _state(lifecycle))
         return ProbeStatus(status="ok", phase=lifecycle.phase)
+
+    def not_ready() -> str:
+        return "QueueNearlyFull" if lifecycle.queue_nearly_full else "NotReady"
 
     @router.get("/livez", responses=problem_responses(503))
     async def livez() -> ProbeStatus:
@@ -29,8 +31,8 @@ def operations_router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
 
     @router.get("/readyz", responses=problem_responses(503))
     async def readyz() -> ProbeStatus:
-        """200 while requests should be sent here: a warm-up answer was generated and no shutdown has begun."""
-        return answer(lifecycle.ready, "NotReady")
+        """200 while requests should be sent here: warmed up, no shutdown has begun, and the queue has room."""
+        return answer(lifecycle.ready, not_ready())
 
     @router.get("/startupz", responses=problem_responses(503))
     async def startupz() -> ProbeStatus:
@@ -40,14 +42,14 @@ def operations_router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
     @router.get("/health", responses=problem_responses(503))
     async def health() -> ProbeStatus:
         """The same as /readyz, for load balancers that expect this name."""
-        return answer(lifecycle.ready, "NotReady")
+        return answer(lifecycle.ready, not_ready())
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def prometheus_metrics() -> Response:
         """Prometheus metrics in the text format."""
         return Response(metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    @router.get("/")
+    @router.get("/", responses=problem_responses(401))
     async def root() -> ServiceInfo:
         """What runs here."""
         return ServiceInfo(
@@ -58,3 +60,9 @@ def operations_router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
         )
 
     return router
+
+
+def _state(lifecycle: Lifecycle) -> str:
+    loaded = f", {lifecycle.engine.load_progress():.0%} of the model" if lifecycle.phase is Phase.LOADING else ""
+    waiting = f"; waiting requests: {lifecycle.engine.stats().queued_requests}"
+    return f"phase: {lifecycle.phase}{loaded}; engine heartbeat: {lifecycle.engine.heartbeat():.1f} s ago{waiting}"

@@ -8,6 +8,18 @@ from inference_server.engine.protocol import FinishReason, Mode
 from inference_server.lifecycle import Phase
 
 MAX_QUERY_CHARS = 8000
+# More than any context of the model leaves room for.
+MAX_NEW_TOKENS = 32_768
+MAX_SEED = 2**63 - 1
+MAX_TIMEOUT_SECONDS = 3600
+
+# Not `strict`, a text "5" would be a number, and a number a truth.
+Tokens = Annotated[int, Field(strict=True, ge=1, le=MAX_NEW_TOKENS)]
+Budget = Annotated[int, Field(strict=True, ge=0, le=MAX_NEW_TOKENS)]
+Temperature = Annotated[float, Field(strict=True, ge=0, le=2)]
+Share = Annotated[float, Field(strict=True, gt=0, le=1)]
+TimeoutSeconds = Annotated[float, Field(strict=True, gt=0, le=MAX_TIMEOUT_SECONDS)]
+Truth = Annotated[bool, Field(strict=True)]
 
 
 class TriageRequest(BaseModel):
@@ -18,14 +30,40 @@ class TriageRequest(BaseModel):
     # repr=False: a repr of this object must not carry patient text into a log.
     patient_mrn: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)] = Field(
         repr=False,
-        description="Medical record number of the patient. It is checked for its length and then dropped: it never "
-        "reaches the model, the logs or the response.",
+        description="Medical record number of the patient. It never reaches the logs or the response, and the model "
+        "only if the server is set to INCLUDE_PATIENT_MRN.",
         examples=["MRN-001"],
     )
     query: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUERY_CHARS)] = Field(
         repr=False,
         description="The question, in plain words. It reaches the model and nothing else.",
         examples=["What are my current medications?"],
+    )
+    stream: Truth = Field(
+        default=False, description="Send the answer as it is written, as server-sent events.", examples=[False]
+    )
+    max_new_tokens: Tokens | None = Field(
+        default=None, description="Most tokens to generate, reasoning and answer together.", examples=[512]
+    )
+    temperature: Temperature | None = Field(
+        default=None, description="0: always the likeliest token; the higher, the more varied.", examples=[0.6]
+    )
+    top_p: Share | None = Field(
+        default=None, description="Draw from the likeliest tokens that have this share together.", examples=[0.95]
+    )
+    seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | None = Field(
+        default=None, description="The same seed gives the same answer.", examples=[7]
+    )
+    thinking_budget: Budget | None = Field(
+        default=None, description="Most tokens of reasoning before the answer; then it is closed.", examples=[352]
+    )
+    include_reasoning: Truth = Field(
+        default=False, description="Send the model's reasoning too. It is no advice.", examples=[False]
+    )
+    timeout_seconds: TimeoutSeconds | None = Field(
+        default=None,
+        description="Seconds after which the answer is cut; at most REQUEST_TIMEOUT_SECONDS of the server.",
+        examples=[60],
     )
 
 
@@ -34,6 +72,8 @@ class UsageBody(BaseModel):
 
     prompt_tokens: int = Field(description="Tokens of the prompt.", examples=[58])
     completion_tokens: int = Field(description="Tokens generated.", examples=[212])
+    reasoning_tokens: int = Field(description="Of these: reasoning.", examples=[140])
+    answer_tokens: int = Field(description="Of these: answer.", examples=[72])
 
 
 class TriageResponse(BaseModel):
@@ -49,10 +89,19 @@ class TriageResponse(BaseModel):
         description="Commit of the model's repository; null in mock mode, which has none.", examples=[None]
     )
     finish_reason: FinishReason = Field(
-        description="`stop`: the answer is complete. `length`: it was cut at the token limit.", examples=["stop"]
+        description="`stop`: the answer is complete. It was cut: `length` at the token limit, `deadline` at its time, "
+        "`shutdown` because the server had to stop.",
+        examples=["stop"],
     )
     usage: UsageBody | None = Field(
         description="Token counts; null in mock mode, which has no tokenizer.", examples=[None]
+    )
+    thinking_truncated: bool = Field(
+        description="Whether the reasoning was closed at its budget, so that the answer may be less sound.",
+        examples=[False],
+    )
+    reasoning: str | None = Field(
+        default=None, description="The model's reasoning; only there when it was asked for.", examples=[None]
     )
     request_id: str = Field(
         description="The request's id, also in the X-Request-ID header and in the server's log.",
@@ -100,6 +149,26 @@ class Problem(BaseModel):
     )
 
 
+class OpenAIErrorBody(BaseModel):
+    """What went wrong, in the words of OpenAI's interface."""
+
+    message: str = Field(description="What went wrong, for people.", examples=["model: Field required"])
+    type: str = Field(description="Class of the error.", examples=["invalid_request_error"])
+    param: str | None = Field(description="The field that is wrong.", examples=["model"])
+    code: str | None = Field(description="Kind of the error, for programs.", examples=["invalid_request"])
+
+
+class OpenAIError(BaseModel):
+    """An error under /v1."""
+
+    error: OpenAIErrorBody = Field(description="The error.", examples=[{"message": "…", "type": "server_error"}])
+
+
+def openai_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for the error statuses of a route under /v1."""
+    return {status: {"model": OpenAIError, "description": PROBLEM_DESCRIPTIONS[status]} for status in statuses}
+
+
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries for the error statuses of a route."""
     return {status: {"model": Problem, "description": PROBLEM_DESCRIPTIONS[status]} for status in statuses}
@@ -107,9 +176,12 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 PROBLEM_DESCRIPTIONS = {
     400: "The body is not JSON.",
+    401: "The server asks for a key, and this is none of its keys.",
+    404: "There is no such thing.",
     413: "The body is larger than MAX_BODY_BYTES.",
     415: "The body's content type is not application/json.",
-    422: "A field is missing, unknown, or not valid.",
+    422: "A field is missing, unknown, or not valid; or the prompt is too long.",
+    429: "The queue is full; Retry-After says when to come back.",
     500: "The server failed; the log has the place in the code under this request id.",
     503: "Not ready: still loading, the engine is stuck, or the server is shutting down.",
 }

@@ -1,58 +1,129 @@
-"""POST /triage: a question in, an answer out."""
+"""POST /triage: a question in, an answer out, whole or as it is written."""
+
+from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.responses import Response
 
-from inference_server.api.connected import Aborted, Disconnected, while_connected
-from inference_server.api.problems import CLIENT_CLOSED_REQUEST, ProblemError
+from inference_server.api.answering import Answering
+from inference_server.api.config import ApiConfig
+from inference_server.api.error_bodies import ProblemError, problem
 from inference_server.api.schemas import TriageRequest, TriageResponse, UsageBody, problem_responses
-from inference_server.engine.answer import Answer, collect
-from inference_server.engine.protocol import EngineUnavailable, GenerationRequest, Message
-from inference_server.lifecycle import Lifecycle
+from inference_server.api.sse import frame
+from inference_server.engine.protocol import (
+    EngineInfo,
+    Event,
+    Finished,
+    GenerationRequest,
+    Message,
+    ReasoningDelta,
+    Sampling,
+    TextDelta,
+    Usage,
+)
 from inference_server.logs import request_id_var
+from inference_server.prompt import with_system_prompt
 
-RETRY_AFTER_SECONDS = "2"
+_STREAM = (
+    "With `stream`: events `delta` and `reasoning` ({text}), then one `done` (the fields of the JSON answer, without "
+    "`response`) or one `error` (a problem document). Lines that begin with a colon are to be ignored."
+)
 
 
-def triage_router(lifecycle: Lifecycle) -> APIRouter:
+def triage_router(answering: Answering) -> APIRouter:
     router = APIRouter(tags=["triage"])
+    answers: dict[int | str, dict[str, Any]] = {
+        200: {"description": "The answer.", "content": {"text/event-stream": {"schema": {"description": _STREAM}}}}
+    }
 
-    @router.post("/triage", responses=problem_responses(400, 413, 415, 422, 500, 503))
-    async def triage(body: TriageRequest, request: Request) -> TriageResponse:
+    @router.post(
+        "/triage",
+        response_model=TriageResponse,
+        responses=answers | problem_responses(400, 401, 413, 415, 422, 429, 500, 503),
+    )
+    async def triage(body: TriageRequest, request: Request) -> Response:
         """Answer a patient's question. An answer is generated text: it does not replace a clinician."""
-        request_id = request_id_var.get() or ""
-        if not lifecycle.accepting:
-            raise _unavailable("NotReady", f"The server is {lifecycle.phase}.")
-        # The medical record number goes no further than this function.
-        generation = GenerationRequest(request_id, (Message("user", body.query),))
-        return _body(lifecycle, await _answer(lifecycle, generation, request), request_id)
+        generation = _generation(body, answering)
+        info = answering.lifecycle.engine.info
+        if body.stream:
+            return await answering.stream(generation, request, _TriageEvents(info, generation.request_id))
+        answer = await answering.whole(generation, request)
+        end = Finished(answer.finish_reason, answer.usage, answer.thinking_truncated)
+        reply = TriageResponse(
+            response=answer.text,
+            reasoning=answer.reasoning if body.include_reasoning else None,
+            **_end(end, info, generation.request_id),
+        )
+        # Written here: FastAPI would check once more what was just made.
+        unset = None if body.include_reasoning else {"reasoning"}
+        return Response(reply.model_dump_json(exclude=unset), media_type="application/json")
 
     return router
 
 
-async def _answer(lifecycle: Lifecycle, generation: GenerationRequest, request: Request) -> Answer:
-    work = collect(lifecycle.engine, generation)
-    try:
-        return await while_connected(work, receive=request.receive, aborted=lifecycle.aborted)
-    except Disconnected:
-        raise ProblemError(CLIENT_CLOSED_REQUEST, "ClientClosedRequest", "The client left.") from None
-    except Aborted:
-        raise _unavailable("ShuttingDown", "The server had to stop before the answer was ready.") from None
-    except EngineUnavailable:
-        raise _unavailable("NotReady", "The engine takes no requests now.") from None
-
-
-def _body(lifecycle: Lifecycle, answer: Answer, request_id: str) -> TriageResponse:
-    info, usage = lifecycle.engine.info, answer.usage
-    return TriageResponse(
-        response=answer.text,
-        mode=info.mode,
-        model=info.model,
-        revision=info.revision,
-        finish_reason=answer.finish_reason,
-        usage=usage and UsageBody(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens),
-        request_id=request_id,
+def _generation(body: TriageRequest, answering: Answering) -> GenerationRequest:
+    return GenerationRequest(
+        request_id_var.get() or "",
+        with_system_prompt(answering.config.system_prompt, (Message("user", _question(body, answering.config)),)),
+        Sampling(
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=body.seed,
+            max_new_tokens=body.max_new_tokens,
+            thinking_budget=body.thinking_budget,
+        ),
+        include_reasoning=body.include_reasoning,
+        deadline_seconds=answering.deadline(body.timeout_seconds),
     )
 
 
-def _unavailable(reason: str, detail: str) -> ProblemError:
-    return ProblemError(503, reason, detail, headers={"Retry-After": RETRY_AFTER_SECONDS})
+def _question(body: TriageRequest, config: ApiConfig) -> str:
+    """The medical record number goes no further than this, unless the settings say so."""
+    if config.include_patient_mrn:
+        return f"Medical record number: {body.patient_mrn}\n\n{body.query}"
+    return body.query
+
+
+def _end(end: Finished, info: EngineInfo, request_id: str) -> dict[str, Any]:
+    return {
+        "mode": info.mode,
+        "model": info.model,
+        "revision": info.revision,
+        "finish_reason": end.reason,
+        "usage": end.usage and _usage(end.usage),
+        "thinking_truncated": end.thinking_truncated,
+        "request_id": request_id,
+    }
+
+
+def _usage(usage: Usage) -> UsageBody:
+    return UsageBody(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        answer_tokens=max(usage.completion_tokens - usage.reasoning_tokens, 0),
+    )
+
+
+class _TriageEvents:
+    """The stream of /triage; see docs/inference-server.md."""
+
+    def __init__(self, info: EngineInfo, request_id: str) -> None:
+        self._info = info
+        self._request_id = request_id
+
+    def event(self, event: Event) -> bytes:
+        match event:
+            case TextDelta(text=text):
+                return frame({"text": text}, event="delta")
+            case ReasoningDelta(text=text):
+                return frame({"text": text}, event="reasoning")
+            case Finished():
+                end = _end(event, self._info, self._request_id)
+                usage = event.usage and _usage(event.usage).model_dump()
+                return frame({**end, "usage": usage}, event="done")
+            case _:
+                return b""
+
+    def error(self, error: ProblemError) -> bytes:
+        return frame(problem(error), event="error")

@@ -1,10 +1,12 @@
 """A whole answer out of an engine's events, for callers that do not stream."""
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from inference_server.engine.protocol import (
-    Engine,
+    Event,
     Finished,
     FinishReason,
     GenerationRequest,
@@ -23,7 +25,13 @@ class Answer:
     thinking_truncated: bool = False
 
 
-async def collect(engine: Engine, request: GenerationRequest) -> Answer:
+class Submits(Protocol):
+    """An engine, or whoever stands before one."""
+
+    def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]: ...
+
+
+async def collect(engine: Submits, request: GenerationRequest) -> Answer:
     """Run the request to its end. Cancelling this coroutine closes the generator, and so the request."""
     pieces: list[str] = []
     reasoning: list[str] = []

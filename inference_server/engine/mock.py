@@ -6,6 +6,7 @@ For tests, demos, and as the answer of last resort while no model can run. Needs
 import asyncio
 import re
 from collections.abc import AsyncGenerator
+from functools import lru_cache
 
 from inference_server.engine.answer import collect
 from inference_server.engine.protocol import (
@@ -22,10 +23,17 @@ from inference_server.engine.protocol import (
 from inference_server.llm_client import generate_response_mock
 
 _WARM_UP = GenerationRequest("warm-up", (Message("user", "Is this service ready?"),))
+_INFO = EngineInfo(mode="mock", model="mock", revision=None)
+_ACCEPTED = Accepted()
+_WORDS_A_PIECE = 4
 
 
 class MockEngine:
-    """`delay_seconds` is how long each answer takes, for tests and demonstrations of draining."""
+    """`delay_seconds` is how long each answer takes, for tests and demonstrations of draining.
+
+    Has no tokenizer: where an engine counts tokens, it counts words. It draws nothing, so that seeds and the like
+    make no difference.
+    """
 
     def __init__(self, *, delay_seconds: float = 0.0) -> None:
         self._delay_seconds = delay_seconds
@@ -33,11 +41,11 @@ class MockEngine:
         self._idle = asyncio.Event()
         self._idle.set()
         self._open = False
-        self._aborted = False
+        self._aborting = asyncio.Event()
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo(mode="mock", model="mock", revision=None)
+        return _INFO
 
     async def load(self) -> None:
         self._open = True
@@ -54,14 +62,20 @@ class MockEngine:
         self._active += 1
         self._idle.clear()
         try:
-            yield Accepted()
-            await asyncio.sleep(self._delay_seconds)
-            for word in re.findall(r"\S+\s*", generate_response_mock(request.messages[-1].content)):
-                if self._aborted:
-                    yield Finished("shutdown", usage=None)
-                    return
-                yield TextDelta(word)
-            yield Finished("stop", usage=None)
+            yield _ACCEPTED
+            deadline = request.deadline_seconds
+            in_time = deadline is None or deadline >= self._delay_seconds
+            await self._think(self._delay_seconds if in_time else deadline or 0.0)
+            if not in_time:
+                yield Finished("deadline", usage=None)
+                return
+            text = _cut(generate_response_mock(request.messages[-1].content), request.sampling.stop)
+            pieces, end = _pieces(text, request.sampling.max_new_tokens)
+            for piece in pieces:
+                if self._aborting.is_set():
+                    break
+                yield piece
+            yield Finished("shutdown", usage=None) if self._aborting.is_set() else end
         finally:
             self._active -= 1
             if not self._active:
@@ -80,7 +94,30 @@ class MockEngine:
 
     def abort(self) -> None:
         self._open = False
-        self._aborted = True
+        self._aborting.set()
 
     async def close(self) -> None:
         self._open = False
+
+    async def _think(self, seconds: float) -> None:
+        if seconds:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._aborting.wait()
+            except TimeoutError:
+                pass
+
+
+def _cut(text: str, stops: tuple[str, ...]) -> str:
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+
+
+@lru_cache(maxsize=64)
+def _pieces(text: str, max_words: int | None) -> tuple[tuple[TextDelta, ...], Finished]:
+    """A text as it is streamed. Kept, because there are three texts, and nothing of a request is among them."""
+    words = re.findall(r"\S+\s*", text)
+    whole = max_words is None or len(words) <= max_words
+    words = words[:max_words]
+    starts = range(0, len(words), _WORDS_A_PIECE)
+    pieces = tuple(TextDelta("".join(words[start : start + _WORDS_A_PIECE])) for start in starts)
+    return pieces, Finished("stop" if whole else "length", usage=None)

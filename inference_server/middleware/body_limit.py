@@ -3,7 +3,7 @@
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inference_server.api.problems import ProblemError, ProblemResponse
+from inference_server.api.error_bodies import ProblemError, error_answer
 
 _REASON = "BodyTooLarge"
 
@@ -20,7 +20,7 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdecimal() and int(announced) > self._max_bytes:
-            await ProblemResponse(413, _REASON, self._detail)(scope, receive, send)
+            await error_answer(scope, ProblemError(413, _REASON, self._detail))(scope, receive, send)
             return
         received = 0
 

@@ -4,7 +4,8 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inference_server.api.problems import ProblemResponse
+from inference_server.api.error_bodies import error_answer
+from inference_server.api.refusals import internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -32,5 +33,4 @@ class Failures:
             if responding:
                 # Too late for a status: let uvicorn cut the connection, so that the client sees a broken answer.
                 raise
-            detail = "The server failed. Its log has more under this request id."
-            await ProblemResponse(500, "InternalError", detail)(scope, receive, send)
+            await error_answer(scope, internal_error())(scope, receive, send)

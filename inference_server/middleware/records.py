@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inference_server.api.problems import CLIENT_CLOSED_REQUEST
+from inference_server.api.error_bodies import CLIENT_CLOSED_REQUEST
+from inference_server.api.sse import LEFT_EARLY
 from inference_server.metrics import Metrics
 
 logger = logging.getLogger("inference_server.access")
@@ -43,6 +44,8 @@ class Records:
         try:
             await self._app(scope, receive, send_and_note)
         finally:
+            if scope.get(LEFT_EARLY):
+                status = CLIENT_CLOSED_REQUEST
             self._record(scope, status, time.perf_counter() - begin)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:

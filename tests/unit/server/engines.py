@@ -2,14 +2,27 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from inference_server.engine.mock import MockEngine
-from inference_server.engine.protocol import EngineInfo, Event, Finished, GenerationRequest, TextDelta, Usage
+from inference_server.engine.protocol import (
+    Accepted,
+    EngineInfo,
+    EngineStats,
+    Event,
+    Finished,
+    GenerationFailed,
+    GenerationRequest,
+    ReasoningDelta,
+    TextDelta,
+    Timing,
+    Usage,
+)
 from inference_server.failure import ExitCode, StartupError
 
 
 class CountingEngine(MockEngine):
-    """Has a tokenizer and a revision, is cut at its limit, and remembers what it was asked."""
+    """Has a tokenizer and a revision, thinks, is cut at its limit, and remembers what it was asked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -17,13 +30,81 @@ class CountingEngine(MockEngine):
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo(mode="qwen", model="Qwen/Qwen3-4B-Thinking-2507", revision="0123abc")
+        return EngineInfo(mode="qwen", model="Qwen/Qwen3-4B-Thinking-2507", revision="0123abc", thinks=True)
 
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         self.seen.append(request)
+        if request.include_reasoning:
+            yield ReasoningDelta("Thirsty?")
         yield TextDelta("Drink ")
         yield TextDelta("water.")
-        yield Finished("length", Usage(prompt_tokens=12, completion_tokens=3))
+        yield Finished("length", Usage(prompt_tokens=12, completion_tokens=3, reasoning_tokens=1))
+
+
+class RefusingEngine(MockEngine):
+    """Takes no request but the warm-up."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        if request.request_id != "warm-up":
+            raise self._error
+        yield Finished("stop", None)
+
+
+class FailingEngine(MockEngine):
+    """Fails in the middle of every answer, as engines are allowed to."""
+
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        yield Accepted()
+        if request.request_id != "warm-up":
+            yield TextDelta("half an ")
+            raise GenerationFailed("the step failed")
+        yield Finished("stop", None)
+
+
+class SlowEngine(MockEngine):
+    """Writes a word at a time, for ever, until somebody or a deadline ends it; a queue of ten places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running = 0
+        self.queued = 0
+        self.cancelled = 0
+        self._ended = False
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, queued_requests=10, concurrent_requests=2)
+
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        if request.request_id == "warm-up":
+            yield Finished("stop", None)
+            return
+        self.running += 1
+        end = asyncio.get_running_loop().time() + (request.deadline_seconds or 3600)
+        try:
+            yield Accepted()
+            while asyncio.get_running_loop().time() < end:
+                yield TextDelta("word ")
+                await asyncio.sleep(0.005)
+                if self._ended:
+                    yield Finished("shutdown", None)
+                    return
+            yield Finished("deadline", None)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+
+    def stats(self) -> EngineStats:
+        return EngineStats(active_requests=self.running, queued_requests=self.queued)
+
+    def abort(self) -> None:
+        self._ended = True
 
 
 class CrashingEngine(MockEngine):
@@ -72,13 +153,28 @@ class BlockedEngine(MockEngine):
             await events.aclose()
 
 
+class ThinkingEngine(BlockedEngine):
+    """Thinks, and says nothing, until it is told to answer."""
+
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        yield Accepted()
+        if request.request_id != "warm-up":
+            await self.release.wait()
+        yield TextDelta("Water.")
+        timing = Timing(queued=0.5, first_token=0.75)
+        yield Finished("stop", Usage(10, 6, 4), thinking_truncated=True, timing=timing)
+
+
 class StuckEngine(MockEngine):
     """Makes no progress once `stuck` is set."""
 
-    stuck = False
+    def __init__(self, age: float = 3601.0) -> None:
+        super().__init__()
+        self.stuck = False
+        self._age = age
 
     def heartbeat(self) -> float:
-        return 3601.0 if self.stuck else 0.0
+        return self._age if self.stuck else 0.0
 
 
 class NeverLoadedEngine(MockEngine):

@@ -11,10 +11,12 @@ from typing import Any
 
 import httpx2
 
+from inference_server.api.config import ApiConfig
 from inference_server.app import create_app
 from inference_server.engine.mock import MockEngine
 from inference_server.engine.protocol import Engine
 from inference_server.lifecycle import Lifecycle
+from inference_server.tracing import Tracer
 from tests.unit.processes import LoggedProcess
 
 # Generous: it only bounds how long a broken test hangs.
@@ -36,11 +38,11 @@ class App:
 
 @asynccontextmanager
 async def an_app(
-    engine: Engine | None = None, *, wait: bool = True, max_body_bytes: int = 131_072
+    engine: Engine | None = None, *, wait: bool = True, tracer: Tracer | None = None, **config: Any
 ) -> AsyncIterator[App]:
-    """The application with its lifespan; `wait` until it is ready."""
-    lifecycle = Lifecycle(engine or MockEngine(), heartbeat_timeout=60)
-    app = create_app(lifecycle, max_body_bytes=max_body_bytes)
+    """The application with its lifespan; `wait` until it is ready. `config`: fields of ApiConfig."""
+    lifecycle = Lifecycle(engine or MockEngine(), heartbeat_timeout=60, ready_queue_percent=90)
+    app = create_app(lifecycle, ApiConfig(**config), tracer)
     transport = httpx2.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

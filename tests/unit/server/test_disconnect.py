@@ -1,13 +1,13 @@
-import asyncio
 import json
 import socket
 from pathlib import Path
 
 import pytest
 
-from inference_server.api.connected import Disconnected, while_connected
+from inference_server.api.connected import Connected, Disconnected
 from inference_server.engine.answer import collect
 from inference_server.engine.protocol import GenerationRequest, Message
+from inference_server.lifecycle import Lifecycle
 from tests.unit.server.engines import BlockedEngine
 from tests.unit.server.running import GATED, QUESTION, a_server, until
 
@@ -36,8 +36,8 @@ async def test_closing_an_answer_closes_the_engines_request() -> None:
         return {"type": "http.disconnect"}
 
     request = GenerationRequest("r", (Message("user", "hello"),))
-    aborted = asyncio.get_running_loop().create_future()
     with pytest.raises(Disconnected):
-        await while_connected(collect(engine, request), receive=hang_up, aborted=aborted)
+        async with Connected(hang_up, Lifecycle(engine, heartbeat_timeout=60)):
+            await collect(engine, request)
     assert engine.cancelled == 1
     await engine.drain()

@@ -39,7 +39,7 @@ async def test_requests_are_counted_by_route_method_and_code() -> None:
 async def test_the_engine_and_the_build_are_named() -> None:
     async with an_app(CountingEngine()) as app:
         found = await samples(app)
-    assert found[("llm_server_engine_info", "qwen", "Qwen/Qwen3-4B-Thinking-2507", "0123abc")] == 1
+    assert found[("llm_server_engine_info", "", "", "mock", "qwen", "Qwen/Qwen3-4B-Thinking-2507", "", "0123abc")] == 1
     assert [key[0] for key in found].count("llm_server_build_info") == 1
     assert found[("process_resident_memory_bytes",)] > 0
 

@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from inference_server.keys import Keys
 from tests.unit.server.running import an_app
 
 
@@ -33,15 +34,30 @@ async def test_every_operation_and_answer_has_a_description() -> None:
 async def test_errors_are_documented_as_problem_documents() -> None:
     async with an_app() as app:
         answers = app.schema["paths"]["/triage"]["post"]["responses"]
-    assert set(answers) == {"200", "400", "413", "415", "422", "500", "503"}
-    for status, answer in answers.items():
-        kind = "application/json" if status == "200" else "application/problem+json"
-        assert list(answer["content"]) == [kind]
+    assert set(answers) == {"200", "400", "401", "413", "415", "422", "429", "500", "503"}
+    assert set(answers.pop("200")["content"]) == {"application/json", "text/event-stream"}
+    assert {kind for answer in answers.values() for kind in answer["content"]} == {"application/problem+json"}
+
+
+async def test_errors_of_openais_paths_are_documented_in_its_shape() -> None:
+    async with an_app() as app:
+        answers = app.schema["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert set(answers) == {"200", "400", "401", "404", "413", "415", "429", "500", "503"}
+    del answers["200"]
+    shapes = {answer["content"]["application/json"]["schema"]["$ref"] for answer in answers.values()}
+    assert shapes == {"#/components/schemas/OpenAIError"}
+
+
+async def test_a_key_is_documented_where_one_is_asked_for() -> None:
+    async with an_app(keys=Keys(("secret",))) as app:
+        paths = app.schema["paths"]
+    assert paths["/triage"]["post"]["security"] == [{"key": []}]
+    assert "security" not in paths["/livez"]["get"]
 
 
 async def test_fastapis_own_error_schema_is_gone() -> None:
     async with an_app() as app:
-        assert "HTTPValidationError" not in app.schema["components"]["schemas"]
+        assert not {"HTTPValidationError", "ValidationError"} & set(app.schema["components"]["schemas"])
 
 
 async def test_the_document_and_its_page_are_served() -> None:

@@ -13,7 +13,14 @@ async def test_a_question_is_answered_by_the_mock() -> None:
     body = answer.json()
     assert body.pop("response")
     assert body.pop("request_id") == answer.headers["x-request-id"]
-    assert body == {"mode": "mock", "model": "mock", "revision": None, "finish_reason": "stop", "usage": None}
+    assert body == {
+        "mode": "mock",
+        "model": "mock",
+        "revision": None,
+        "finish_reason": "stop",
+        "usage": None,
+        "thinking_truncated": False,
+    }
 
 
 async def test_the_answer_carries_what_the_engine_reports() -> None:
@@ -26,7 +33,8 @@ async def test_the_answer_carries_what_the_engine_reports() -> None:
         "model": "Qwen/Qwen3-4B-Thinking-2507",
         "revision": "0123abc",
         "finish_reason": "length",
-        "usage": {"prompt_tokens": 12, "completion_tokens": 3},
+        "usage": {"prompt_tokens": 12, "completion_tokens": 3, "reasoning_tokens": 1, "answer_tokens": 2},
+        "thinking_truncated": False,
     }
 
 
@@ -52,9 +60,14 @@ async def test_the_engine_sees_the_query_and_not_the_record_number() -> None:
         pytest.param({**QUESTION, "query": 5}, ["body", "query"], "string_type", id="query is a number"),
         pytest.param({**QUESTION, "query": None}, ["body", "query"], "string_type", id="query is null"),
         pytest.param({**QUESTION, "query": ["x"]}, ["body", "query"], "string_type", id="query is a list"),
-        pytest.param(
-            {**QUESTION, "stream": True}, ["body", "(unknown field)"], "extra_forbidden", id="streaming is not offered"
-        ),
+        pytest.param({**QUESTION, "steam": True}, ["body", "(unknown field)"], "extra_forbidden", id="misspelt"),
+        pytest.param({**QUESTION, "stream": "yes"}, ["body", "stream"], "bool_type", id="stream is a text"),
+        pytest.param({**QUESTION, "temperature": 2.1}, ["body", "temperature"], "less_than_equal", id="too hot"),
+        pytest.param({**QUESTION, "top_p": 0}, ["body", "top_p"], "greater_than", id="nothing to draw from"),
+        pytest.param({**QUESTION, "seed": -1}, ["body", "seed"], "greater_than_equal", id="seed"),
+        pytest.param({**QUESTION, "max_new_tokens": 0}, ["body", "max_new_tokens"], "greater_than_equal", id="tokens"),
+        pytest.param({**QUESTION, "thinking_budget": 0.5}, ["body", "thinking_budget"], "int_type", id="half a token"),
+        pytest.param({**QUESTION, "timeout_seconds": 0}, ["body", "timeout_seconds"], "greater_than", id="no time"),
         pytest.param([QUESTION], ["body"], "model_attributes_type", id="a list of questions"),
         pytest.param("text", ["body"], "model_attributes_type", id="only a text"),
     ],
@@ -111,7 +124,7 @@ async def test_requests_that_must_end_now_get_503_and_leave_the_engine() -> None
     async with an_app(engine) as app:
         asking = asyncio.create_task(app.client.post("/triage", json=QUESTION))
         await until(lambda: engine.stats().active_requests == 1)
-        app.lifecycle.abort()
+        app.lifecycle.give_up()
         answer = await asking
         assert (answer.status_code, answer.json()["reason"]) == (503, "ShuttingDown")
         assert engine.stats().active_requests == 0

@@ -1,0 +1,233 @@
+"""Bodies of /v1, as OpenAI's clients send and read them. docs/inference-server.md has the table of what is taken."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from inference_server.api.schemas import MAX_SEED, Budget, Share, Temperature, TimeoutSeconds, Tokens, Truth
+from inference_server.engine.protocol import FinishReason, Mode
+
+MAX_MESSAGES = 256
+MAX_STOPS = 4
+
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+_Text = Annotated[str, Field(repr=False, description="The text.", examples=["I feel dizzy."])]
+
+
+class TextPart(BaseModel):
+    """A part of a message. Only text is understood."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: Literal["text"] = Field(description="Kind of the part.", examples=["text"])
+    text: _Text
+
+
+class ChatMessage(BaseModel):
+    """One turn of the conversation."""
+
+    model_config = ConfigDict(frozen=True)
+
+    role: Literal["system", "developer", "user", "assistant"] = Field(
+        description="Who says it; `developer` is another name for `system`.", examples=["user"]
+    )
+    content: str | list[TextPart] = Field(
+        repr=False, description="A text, or parts that are joined.", examples=["I feel dizzy."]
+    )
+
+
+class StreamOptions(BaseModel):
+    """How a stream is sent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    include_usage: Truth = Field(
+        default=False, description="Send the token counts in a last chunk of their own.", examples=[True]
+    )
+
+
+class ChatRequest(BaseModel):
+    """A conversation to go on with.
+
+    Fields of OpenAI's that would change the answer and are not supported are refused; others are ignored.
+    """
+
+    # Kept, so that `refusal_of` can look at it; never shown.
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    model: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        description="One of the names of GET /v1/models.", examples=["mock"]
+    )
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] = Field(
+        repr=False, description="The conversation.", examples=[[{"role": "user", "content": "I feel dizzy."}]]
+    )
+    stream: Truth | None = Field(default=None, description="Send the answer as it is written.", examples=[False])
+    stream_options: StreamOptions | None = Field(
+        default=None, description="How a stream is sent.", examples=[{"include_usage": True}]
+    )
+    max_completion_tokens: Tokens | None = Field(
+        default=None, description="Most tokens to generate, reasoning and answer together.", examples=[512]
+    )
+    max_tokens: Tokens | None = Field(
+        default=None, description="The older name of max_completion_tokens, which wins.", examples=[512]
+    )
+    temperature: Temperature | None = Field(default=None, description="0: always the likeliest token.", examples=[0.6])
+    top_p: Share | None = Field(
+        default=None, description="Draw from the likeliest tokens that have this share together.", examples=[0.95]
+    )
+    top_k: Budget | None = Field(
+        default=None, description="Draw from this many of the likeliest tokens; 0: all. Not OpenAI's.", examples=[20]
+    )
+    seed: Annotated[int, Field(strict=True, ge=-MAX_SEED, le=MAX_SEED)] | None = Field(
+        default=None, description="The same seed gives the same answer.", examples=[7]
+    )
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = Field(
+        default=None, repr=False, description="The answer ends before any of these texts.", examples=["\n\n"]
+    )
+    thinking_budget: Budget | None = Field(
+        default=None, description="Most tokens of reasoning before the answer. Not OpenAI's.", examples=[352]
+    )
+    include_reasoning: Truth = Field(
+        default=False, description="Send the reasoning as `reasoning_content`. Not OpenAI's.", examples=[False]
+    )
+    timeout_seconds: TimeoutSeconds | None = Field(
+        default=None, description="Seconds after which the answer is cut. Not OpenAI's.", examples=[60]
+    )
+
+    def __repr__(self) -> str:
+        return "ChatRequest(…)"
+
+
+# What a field of OpenAI's (or of another server's) may be where anything else would ask for another answer.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "best_of": (1,),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "min_p": (0,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "web_search_options": (),
+}
+
+
+def refused_field(body: ChatRequest) -> tuple[str, str] | None:
+    """The first field that asks for what there is not, and what may be sent instead."""
+    extra = body.model_extra or {}
+    for name, neutral in _NEUTRAL.items():
+        value = extra.get(name)
+        if value is not None and value not in neutral:
+            allowed = f"only {' or '.join(map(repr, neutral))} is" if neutral else "it is not"
+            return name, f"{name}: {allowed} supported here. Leave it out."
+    return None
+
+
+class ChatUsageDetails(BaseModel):
+    """Of the tokens generated."""
+
+    reasoning_tokens: int = Field(description="Tokens of reasoning.", examples=[140])
+
+
+class ChatUsage(BaseModel):
+    """Tokens counted by the model's own tokenizer."""
+
+    prompt_tokens: int = Field(description="Tokens of the prompt.", examples=[58])
+    completion_tokens: int = Field(description="Tokens generated.", examples=[212])
+    total_tokens: int = Field(description="Both together.", examples=[270])
+    completion_tokens_details: ChatUsageDetails = Field(
+        description="What was generated.", examples=[{"reasoning_tokens": 140}]
+    )
+
+
+class ChatAnswer(BaseModel):
+    """The answer's message."""
+
+    role: Literal["assistant"] = Field(default="assistant", description="Who says it.", examples=["assistant"])
+    content: str = Field(description="The answer.", examples=["Drink water."])
+    refusal: None = Field(default=None, description="Always null.", examples=[None])
+    reasoning_content: str | None = Field(
+        default=None, description="The reasoning; only there when it was asked for.", examples=[None]
+    )
+
+
+class ChatChoice(BaseModel):
+    """The answer; there is always one."""
+
+    index: Literal[0] = Field(default=0, description="Always 0.", examples=[0])
+    message: ChatAnswer = Field(description="The message.", examples=[{"role": "assistant", "content": "Drink water."}])
+    logprobs: None = Field(default=None, description="Always null.", examples=[None])
+    finish_reason: Literal["stop", "length"] = Field(
+        description="`length`: the answer was cut, for whatever reason.", examples=["stop"]
+    )
+
+
+class ChatDetails(BaseModel):
+    """What OpenAI's interface has no place for."""
+
+    mode: Mode = Field(description="`mock` or `qwen`.", examples=["mock"])
+    revision: str | None = Field(description="Commit of the model's repository.", examples=[None])
+    finish_reason: FinishReason = Field(description="As in /triage.", examples=["stop"])
+    thinking_truncated: bool = Field(description="As in /triage.", examples=[False])
+    request_id: str = Field(description="As in /triage.", examples=["b7e23ec29af22b0b4e41da31e868d572"])
+
+
+class ChatCompletion(BaseModel):
+    """A whole answer."""
+
+    id: str = Field(description="The answer's id.", examples=["chatcmpl-b7e23ec29af22b0b4e41da31e868d572"])
+    object: Literal["chat.completion"] = Field(
+        default="chat.completion", description="Kind of this document.", examples=["chat.completion"]
+    )
+    created: int = Field(description="When, in seconds since 1970.", examples=[1767225600])
+    model: str = Field(description="Name of the model.", examples=["mock"])
+    system_fingerprint: str | None = Field(description="Commit of the model's repository.", examples=[None])
+    choices: list[ChatChoice] = Field(description="Always one.", examples=[[]])
+    usage: ChatUsage | None = Field(
+        description="Token counts; null in mock mode, which has no tokenizer.", examples=[None]
+    )
+    llm_server: ChatDetails = Field(description="Not OpenAI's.", examples=[{"finish_reason": "stop"}])
+
+
+class ModelDetails(BaseModel):
+    """How the model runs here; null: not so, or not known."""
+
+    mode: Mode = Field(description="`mock` or `qwen`.", examples=["qwen"])
+    revision: str | None = Field(description="Commit of the model's repository.", examples=[None])
+    engine: str = Field(description="What computes.", examples=["transformers"])
+    device: str | None = Field(description="Where.", examples=["cpu"])
+    dtype: str | None = Field(description="The numbers in which it computes.", examples=["float32"])
+    quantization: str | None = Field(description="The numbers of the weights, where they differ.", examples=["int8"])
+    threads: int | None = Field(description="Threads that compute.", examples=[2])
+    context_tokens: int | None = Field(description="The longest prompt and answer together.", examples=[4096])
+    concurrent_requests: int | None = Field(description="Requests answered at the same time.", examples=[4])
+    queued_requests: int | None = Field(description="Requests that may wait beyond those.", examples=[16])
+    thinks: bool = Field(description="Whether it reasons before it answers.", examples=[True])
+    predicted_tokens_per_second: float | None = Field(
+        description="Of one answer alone, measured by the warm-up.", examples=[7.5]
+    )
+
+
+class ModelCard(BaseModel):
+    """A model that can be asked."""
+
+    id: str = Field(description="Its name.", examples=["mock"])
+    object: Literal["model"] = Field(default="model", description="Kind of this document.", examples=["model"])
+    created: int = Field(description="When this server started, in seconds since 1970.", examples=[1767225600])
+    owned_by: str = Field(description="Who made it, by its name.", examples=["Qwen"])
+    llm_server: ModelDetails = Field(description="Not OpenAI's.", examples=[{"mode": "mock"}])
+
+
+class ModelList(BaseModel):
+    """All models that can be asked: always one."""
+
+    object: Literal["list"] = Field(default="list", description="Kind of this document.", examples=["list"])
+    data: list[ModelCard] = Field(description="The models.", examples=[[]])

@@ -1,0 +1,29 @@
+"""What the routes and middlewares need of the settings. Made by `serve`, and by tests."""
+
+from dataclasses import dataclass, field
+
+from inference_server.keys import Keys, read_keys
+from inference_server.prompt import system_prompt
+from inference_server.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ApiConfig:
+    max_body_bytes: int = 131_072
+    keys: Keys = field(default_factory=Keys)
+    system_prompt: str = field(default="", repr=False)
+    include_patient_mrn: bool = False
+    request_timeout_seconds: float = 300.0
+    stream_ping_seconds: float = 10.0
+
+
+def api_config(settings: Settings) -> ApiConfig:
+    """Raises StartupError for a file that cannot be used."""
+    return ApiConfig(
+        max_body_bytes=settings.max_body_bytes,
+        keys=read_keys(settings),
+        system_prompt=system_prompt(settings),
+        include_patient_mrn=settings.include_patient_mrn,
+        request_timeout_seconds=settings.request_timeout_seconds,
+        stream_ping_seconds=settings.stream_ping_seconds,
+    )

@@ -1,0 +1,44 @@
+"""What went wrong between a request and its answer, as an error for the client. Pure; used by answers and streams."""
+
+import math
+
+from inference_server.api.connected import Aborted, Disconnected
+from inference_server.api.error_bodies import ProblemError
+from inference_server.api.problems import client_left
+from inference_server.engine.protocol import EngineBusy, EngineUnavailable, GenerationFailed, PromptTooLong
+from inference_server.lifecycle import Lifecycle
+
+_RETRY_SECONDS = 2
+EXPECTED = (EngineBusy, EngineUnavailable, PromptTooLong, GenerationFailed, Disconnected, Aborted)
+
+
+def refusal(error: Exception, lifecycle: Lifecycle) -> ProblemError:
+    """`error` is one of EXPECTED."""
+    match error:
+        case EngineBusy(retry_after_seconds=seconds):
+            return _later(429, "QueueFull", "As many requests wait as may wait. Try again later.", seconds)
+        case EngineUnavailable():
+            detail = f"The server takes no requests now: it is {lifecycle.phase}."
+            return _later(503, "NotReady", detail, _RETRY_SECONDS)
+        case PromptTooLong(tokens=tokens, limit=limit):
+            detail = f"The prompt has {tokens} tokens; at most {limit} fit beside an answer. Send a shorter one."
+            return ProblemError(422, "PromptTooLong", detail, param="messages")
+        case Disconnected():
+            return client_left()
+        case Aborted():
+            return shutting_down()
+        case _:
+            return ProblemError(500, "GenerationFailed", "The engine failed at this answer. Others are not affected.")
+
+
+def shutting_down() -> ProblemError:
+    return _later(503, "ShuttingDown", "The server had to stop before the answer was ready.", _RETRY_SECONDS)
+
+
+def internal_error() -> ProblemError:
+    return ProblemError(500, "InternalError", "The server failed. Its log has more under this request id.")
+
+
+def _later(status: int, reason: str, detail: str, seconds: float) -> ProblemError:
+    whole = math.ceil(min(max(seconds, 1), 3600))
+    return ProblemError(status, reason, detail, headers={"Retry-After": str(whole)})

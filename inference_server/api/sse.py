@@ -1,0 +1,75 @@
+"""Server-sent events over HTTP: the wire format, and a response that ends its work when the client leaves."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from inference_server.api.connected import Aborted, Connected, Disconnected
+from inference_server.lifecycle import Lifecycle
+
+# Set in the scope of a request whose client left its stream; read by the middleware that counts.
+LEFT_EARLY = "inference_server.left_early"
+
+_PING = b": still working\n\n"
+_HEADERS = {
+    # Answers are about one person: nobody keeps them.
+    "Cache-Control": "no-store",
+    # nginx and its like would collect the events before they pass them on.
+    "X-Accel-Buffering": "no",
+}
+
+
+def frame(data: Any, *, event: str | None = None) -> bytes:
+    """One event. JSON has no line breaks, so `data` is always one line."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    name = f"event: {event}\n" if event else ""
+    return f"{name}data: {text}\n\n".encode("utf-8", "replace")
+
+
+class EventStream(Response):
+    """`frames` is closed in any case. `aborted`: what to say when the server must stop before they end."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, frames: AsyncGenerator[bytes, None], *, lifecycle: Lifecycle, ping_seconds: float, aborted: bytes
+    ) -> None:
+        self._frames = frames
+        self._lifecycle = lifecycle
+        self._ping_seconds = ping_seconds
+        self._aborted = aborted
+        super().__init__(headers=_HEADERS)
+        # Its length is not known.
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        last_words = b""
+        async with aclosing(self._frames):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            try:
+                await self._send_frames(receive, send)
+            except Disconnected:
+                scope[LEFT_EARLY] = True
+                return
+            except Aborted:
+                last_words = self._aborted
+        await send({"type": "http.response.body", "body": last_words, "more_body": False})
+
+    async def _send_frames(self, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+
+        async def ping() -> None:
+            if loop.time() - last >= self._ping_seconds:
+                await send({"type": "http.response.body", "body": _PING, "more_body": True})
+
+        async with Connected(receive, self._lifecycle, ping=ping, ping_seconds=self._ping_seconds):
+            async for piece in self._frames:
+                if piece:
+                    last = loop.time()
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
