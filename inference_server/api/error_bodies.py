@@ -74,7 +74,8 @@ def problem(error: ProblemError) -> dict[str, Any]:
 
 
 def openai_error(error: ProblemError) -> dict[str, Any]:
-    first = error.errors[0] if error.errors else None
+    # Where a field may have two forms, the deepest mistake is in the form that was meant.
+    first = max(error.errors, key=lambda wrong: len(wrong.loc)) if error.errors else None
     message = str(error.detail)
     param = error.param
     if first is not None:
