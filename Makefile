@@ -26,7 +26,7 @@ help: ## List the targets
 
 $(SETUP): pyproject.toml uv.lock scripts/uv.sh
 	@echo "==> Python packages"
-	"$$(scripts/uv.sh)" sync --frozen --extra operator --extra server --extra fetch --extra llm --extra dev
+	"$$(scripts/uv.sh)" sync --frozen --extra operator --extra server --extra fetch --extra llm --extra otel --extra dev
 	touch $@
 
 .PHONY: setup
@@ -79,6 +79,7 @@ bench: $(SETUP) ## Measure, as ratios to a baseline in the same run: docs/perfor
 	$(BIN)/python -m bench.fetch_throughput
 	$(BIN)/python -m bench.serving
 	$(BIN)/python -m bench.serving --vocabulary 151936 --rounds 3
+	$(BIN)/python -m bench.serving_http
 
 .PHONY: fmt
 fmt: $(SETUP) ## Format and fix what can be fixed

@@ -1,7 +1,8 @@
 """What our server adds to a request: the mock's /triage beside a bare FastAPI route of the same bodies.
 
 `python -m bench.serving_http` starts both as processes with the same uvicorn configuration, asks them in turns over
-one kept connection each with a client that does nothing but read, and prints p50, p95 and the ratio.
+one kept connection each with a client that does nothing but read, and prints p50, p95, the processor time per request
+of the server, which a busy machine disturbs least, and the ratios.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from bench.tables import aligned
 
@@ -34,30 +37,51 @@ def main() -> None:
         return
     commands = {"bare route": ("-m", "bench.serving_http", "--serve-bare"), "mock /triage": ("-m", "inference_server")}
     with ExitStack() as stack:
-        asked = {name: stack.enter_context(_connection(command)) for name, command in commands.items()}
-        seconds = _measure(asked, options.requests)
-    print(_table(seconds))
+        asked = {name: stack.enter_context(_asked(command)) for name, command in commands.items()}
+        _ask_in_turns(list(asked.values()), options.requests)
+        print(_table(asked))
 
 
-def _measure(asked: dict[str, socket.socket], requests: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in asked}
-    for turn in range(requests + 200):
-        for name, connection in asked.items():
+def _ask_in_turns(servers: list["Asked"], requests: int) -> None:
+    # The first requests pay for caches that fill.
+    for _ in range(200):
+        for server in servers:
+            _ask(server.connection)
+    for server in servers:
+        server.cpu_before = _cpu_seconds(server.process)
+    for _ in range(requests):
+        for server in servers:
             begin = time.perf_counter()
-            _ask(connection)
-            # The first requests pay for caches that fill.
-            if turn >= 200:
-                seconds[name].append(time.perf_counter() - begin)
-    return seconds
+            _ask(server.connection)
+            server.seconds.append(time.perf_counter() - begin)
 
 
-def _table(seconds: dict[str, list[float]]) -> str:
-    rows = [["what", "p50 ms", "p95 ms"]]
-    figures = {name: (statistics.median(all_), statistics.quantiles(all_, n=20)[-1]) for name, all_ in seconds.items()}
-    rows += [[name, f"{p50 * 1000:.3f}", f"{p95 * 1000:.3f}"] for name, (p50, p95) in figures.items()]
-    (bare, bare95), (ours, ours95) = figures.values()
-    rows.append(["ratio", f"{ours / bare:.2f}", f"{ours95 / bare95:.2f}"])
+def _table(asked: dict[str, "Asked"]) -> str:
+    figures = {name: server.figures() for name, server in asked.items()}
+    bare, ours = figures.values()
+    rows = [["what", "p50 ms", "p95 ms", "CPU ms"]]
+    rows += [[name, *(f"{figure * 1000:.3f}" for figure in each)] for name, each in figures.items()]
+    rows.append(["ratio", *(f"{mine / other:.2f}" for mine, other in zip(ours, bare, strict=True))])
     return aligned(rows)
+
+
+@dataclass
+class Asked:
+    """A server under measurement."""
+
+    process: subprocess.Popen[bytes]
+    connection: socket.socket
+    seconds: list[float] = field(default_factory=list)
+    cpu_before: float = 0.0
+
+    def figures(self) -> tuple[float, float, float]:
+        cpu = (_cpu_seconds(self.process) - self.cpu_before) / len(self.seconds)
+        return statistics.median(self.seconds), statistics.quantiles(self.seconds, n=20)[-1], cpu
+
+
+def _cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    ticks = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def _ask(connection: socket.socket) -> None:
@@ -73,8 +97,8 @@ def _ask(connection: socket.socket) -> None:
 
 
 @contextmanager
-def _connection(command: tuple[str, ...]) -> Iterator[socket.socket]:
-    """To a server of its own, which writes its log into a pipe that nobody reads slowly: the null device."""
+def _asked(command: tuple[str, ...]) -> Iterator[Asked]:
+    """A server of its own and a connection to it. Its log goes nowhere, so that nobody can read it slowly."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     variables = {"LISTEN_HOST": "127.0.0.1", "LISTEN_PORT": str(port)}
@@ -83,7 +107,7 @@ def _connection(command: tuple[str, ...]) -> Iterator[socket.socket]:
         connection = _connect(port)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with connection:
-            yield connection
+            yield Asked(process, connection)
     finally:
         process.kill()
         process.wait()

@@ -12,14 +12,14 @@ from starlette.middleware import Middleware
 from inference_server import __version__
 from inference_server.api import problems
 from inference_server.api.answering import Answering
-from inference_server.api.chat import chat_router
+from inference_server.api.chat import add_chat
 from inference_server.api.chat_schemas import ChatMessage, ChatRequest, StreamOptions, TextPart
 from inference_server.api.config import ApiConfig
 from inference_server.api.error_bodies import OPENAI_PREFIX
-from inference_server.api.models import models_router
-from inference_server.api.operations import ROUTINE_ROUTES, operations_router
+from inference_server.api.models import add_models
+from inference_server.api.operations import ROUTINE_ROUTES, add_operations
 from inference_server.api.schemas import TriageRequest
-from inference_server.api.triage import triage_router
+from inference_server.api.triage import add_triage
 from inference_server.generations import Generations
 from inference_server.lifecycle import Lifecycle
 from inference_server.logs import log_loop_error
@@ -65,10 +65,11 @@ def create_app(lifecycle: Lifecycle, config: ApiConfig, tracer: Tracer | None = 
         # A redirect would repeat the query string in its Location header.
         redirect_slashes=False,
     )
-    app.include_router(triage_router(answering))
-    app.include_router(chat_router(answering))
-    app.include_router(models_router(lifecycle))
-    app.include_router(operations_router(lifecycle, metrics))
+    # Not as routers that are included: those are looked through twice for every request.
+    add_triage(app, answering)
+    add_chat(app, answering)
+    add_models(app, lifecycle)
+    add_operations(app, lifecycle, metrics)
     problems.install(app, known_fields={name for body in _BODIES for name in body.model_fields})
     schema = _corrected(app.openapi(), asks_for_key=bool(config.keys))
     # Named even where an answer is given before routing; a path with parameters is not.

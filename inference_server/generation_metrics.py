@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from inference_server.engine.protocol import Accepted, Event, Finished, Usage
+from inference_server.engine.protocol import Finished, Usage
 
 _CONVENTIONAL = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 _OPERATION, _PROVIDER = "chat", "llm_server"
@@ -161,16 +161,17 @@ class Observation:
         self._first: float | None = None
         self._last = 0.0
 
-    def note(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            self._metrics.ended(self, event, event.reason)
-        elif not isinstance(event, Accepted):
-            now = time.perf_counter()
-            if self._first is None:
-                self._first = now
-            elif self.longest_pause is None or now - self._last > self.longest_pause:
-                self.longest_pause = now - self._last
-            self._last = now
+    def piece(self) -> None:
+        """Something of the answer came."""
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = now
+        elif self.longest_pause is None or now - self._last > self.longest_pause:
+            self.longest_pause = now - self._last
+        self._last = now
+
+    def finished(self, end: Finished) -> None:
+        self._metrics.ended(self, end, end.reason)
 
     def first_token(self, end: Finished) -> float | None:
         if end.timing is not None:

@@ -13,6 +13,8 @@ from inference_server.engine.protocol import (
     Finished,
     GenerationRequest,
     PromptTooLong,
+    ReasoningDelta,
+    TextDelta,
 )
 from inference_server.generation_metrics import CANCELLED, FAILED, GenerationMetrics
 from inference_server.lifecycle import Lifecycle
@@ -44,9 +46,11 @@ class Generations:
         try:
             async with aclosing(engine.submit(request)) as events:
                 async for event in events:
-                    seen.note(event)
-                    if isinstance(event, Finished):
+                    if isinstance(event, TextDelta | ReasoningDelta):
+                        seen.piece()
+                    elif isinstance(event, Finished):
                         outcome = None
+                        seen.finished(event)
                         span.finished(event)
                     yield event
             if outcome is not None:

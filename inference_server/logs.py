@@ -20,6 +20,8 @@ from typing import Any, TextIO
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _MAX_CAUSES = 5
+# Made once: json.dumps would make one for every line.
+_encoder = json.JSONEncoder(default=lambda value: type(value).__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[1]:
             line["exception"] = describe_exception(record.exc_info[1])
-        return json.dumps(line, default=lambda value: type(value).__name__)
+        return _encoder.encode(line)
 
 
 def describe_exception(error: BaseException) -> list[dict[str, Any]]:
@@ -65,6 +67,8 @@ def configure_logging(level: str, stream: TextIO | None = None) -> None:
     root.setLevel(level)
     # Its information lines repeat ours, and its access log quotes the path and the query string.
     logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))
+    # Not in our lines, so nobody needs to find them out.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # A broken log call would otherwise print its arguments to stderr.
     logging.raiseExceptions = False
     warnings.showwarning = _log_warning  # type: ignore[assignment]

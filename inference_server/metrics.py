@@ -41,6 +41,7 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
+        self._of_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._in_flight = Gauge(
             "llm_server_http_requests_in_flight",
             "HTTP requests being answered now.",
@@ -61,8 +62,13 @@ class Metrics:
 
     def end(self, *, route: str, method: str, code: int, seconds: float) -> None:
         self._in_flight.dec()
-        self._requests.labels(route, method, str(code)).inc()
-        self._duration.labels(route).observe(seconds)
+        key = (route, method, code)
+        if key not in self._of_route:
+            # Looking them up by labels costs more than counting.
+            self._of_route[key] = (self._requests.labels(route, method, str(code)), self._duration.labels(route))
+        requests, duration = self._of_route[key]
+        requests.inc()
+        duration.observe(seconds)
 
     def render(self) -> bytes:
         """The text format, version 0.0.4."""

@@ -3,7 +3,7 @@
 import time
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from inference_server.api.answering import Answering
@@ -41,14 +41,14 @@ from inference_server.prompt import with_system_prompt
 _STREAM = "With `stream`: chunks as OpenAI sends them (`chat.completion.chunk`), then `[DONE]`."
 
 
-def chat_router(answering: Answering) -> APIRouter:
-    router = APIRouter(tags=["openai"])
+def add_chat(app: FastAPI, answering: Answering) -> None:
     answers: dict[int | str, dict[str, Any]] = {
         200: {"description": "The answer.", "content": {"text/event-stream": {"schema": {"description": _STREAM}}}}
     }
 
-    @router.post(
+    @app.post(
         "/v1/chat/completions",
+        tags=["openai"],
         response_model=ChatCompletion,
         responses=answers | openai_responses(400, 401, 404, 413, 415, 429, 500, 503),
     )
@@ -66,8 +66,6 @@ def chat_router(answering: Answering) -> APIRouter:
         unset = None if body.include_reasoning else {"choices": {0: {"message": {"reasoning_content"}}}}
         completion = _completion(answer, info, generation.request_id)
         return Response(completion.model_dump_json(exclude=unset), media_type="application/json")
-
-    return router
 
 
 def _generation(body: ChatRequest, answering: Answering) -> GenerationRequest:

@@ -2,7 +2,7 @@
 
 import time
 
-from fastapi import APIRouter
+from fastapi import FastAPI
 
 from inference_server.api.chat_schemas import ModelCard, ModelDetails, ModelList
 from inference_server.api.error_bodies import ProblemError
@@ -11,22 +11,19 @@ from inference_server.engine.protocol import EngineInfo
 from inference_server.lifecycle import Lifecycle
 
 
-def models_router(lifecycle: Lifecycle) -> APIRouter:
-    router = APIRouter(tags=["openai"])
+def add_models(app: FastAPI, lifecycle: Lifecycle) -> None:
     started = int(time.time())
 
-    @router.get("/v1/models", responses=openai_responses(401, 500))
+    @app.get("/v1/models", tags=["openai"], responses=openai_responses(401, 500))
     async def list_models() -> ModelList:
         """The one model of this server."""
         return ModelList(data=[_card(lifecycle.engine.info, started)])
 
-    @router.get("/v1/models/{model:path}", responses=openai_responses(401, 404, 500))
+    @app.get("/v1/models/{model:path}", tags=["openai"], responses=openai_responses(401, 404, 500))
     async def get_model(model: str) -> ModelCard:
         """The model of this server, by its name."""
         require_model(model, lifecycle.engine.info)
         return _card(lifecycle.engine.info, started)
-
-    return router
 
 
 def require_model(name: str, info: EngineInfo) -> None:

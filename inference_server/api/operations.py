@@ -1,6 +1,6 @@
 """What the platform asks: probes, metrics, and what runs here."""
 
-from fastapi import APIRouter, Response
+from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from inference_server import __version__
@@ -13,8 +13,7 @@ from inference_server.metrics import Metrics
 ROUTINE_ROUTES = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})
 
 
-def operations_router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
-    router = APIRouter(tags=["operations"])
+def add_operations(app: FastAPI, lifecycle: Lifecycle, metrics: Metrics) -> None:
 
     def answer(good: bool, reason: str) -> ProbeStatus:
         if not good:
@@ -24,32 +23,32 @@ def operations_router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
     def not_ready() -> str:
         return "QueueNearlyFull" if lifecycle.queue_nearly_full else "NotReady"
 
-    @router.get("/livez", responses=problem_responses(503))
+    @app.get("/livez", tags=["operations"], responses=problem_responses(503))
     async def livez() -> ProbeStatus:
         """200 unless only a restart can help: the event loop answers and the engine makes progress."""
         return answer(lifecycle.alive, "NotAlive")
 
-    @router.get("/readyz", responses=problem_responses(503))
+    @app.get("/readyz", tags=["operations"], responses=problem_responses(503))
     async def readyz() -> ProbeStatus:
         """200 while requests should be sent here: warmed up, no shutdown has begun, and the queue has room."""
         return answer(lifecycle.ready, not_ready())
 
-    @router.get("/startupz", responses=problem_responses(503))
+    @app.get("/startupz", tags=["operations"], responses=problem_responses(503))
     async def startupz() -> ProbeStatus:
         """200 once the engine has loaded and warmed up, and from then on."""
         return answer(lifecycle.started, "NotStarted")
 
-    @router.get("/health", responses=problem_responses(503))
+    @app.get("/health", tags=["operations"], responses=problem_responses(503))
     async def health() -> ProbeStatus:
         """The same as /readyz, for load balancers that expect this name."""
         return answer(lifecycle.ready, not_ready())
 
-    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @app.get("/metrics", tags=["operations"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def prometheus_metrics() -> Response:
         """Prometheus metrics in the text format."""
         return Response(metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    @router.get("/", responses=problem_responses(401))
+    @app.get("/", tags=["operations"], responses=problem_responses(401))
     async def root() -> ServiceInfo:
         """What runs here."""
         return ServiceInfo(
@@ -58,8 +57,6 @@ def operations_router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
             mode=lifecycle.engine.info.mode,
             docs="/docs",
         )
-
-    return router
 
 
 def _state(lifecycle: Lifecycle) -> str:

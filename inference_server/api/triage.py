@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from inference_server.api.answering import Answering
@@ -30,14 +30,14 @@ _STREAM = (
 )
 
 
-def triage_router(answering: Answering) -> APIRouter:
-    router = APIRouter(tags=["triage"])
+def add_triage(app: FastAPI, answering: Answering) -> None:
     answers: dict[int | str, dict[str, Any]] = {
         200: {"description": "The answer.", "content": {"text/event-stream": {"schema": {"description": _STREAM}}}}
     }
 
-    @router.post(
+    @app.post(
         "/triage",
+        tags=["triage"],
         response_model=TriageResponse,
         responses=answers | problem_responses(400, 401, 413, 415, 422, 429, 500, 503),
     )
@@ -57,8 +57,6 @@ def triage_router(answering: Answering) -> APIRouter:
         # Written here: FastAPI would check once more what was just made.
         unset = None if body.include_reasoning else {"reasoning"}
         return Response(reply.model_dump_json(exclude=unset), media_type="application/json")
-
-    return router
 
 
 def _generation(body: TriageRequest, answering: Answering) -> GenerationRequest:

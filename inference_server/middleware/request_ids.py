@@ -1,14 +1,15 @@
 """Gives every request an id: in the log, in the response's header, in its body."""
 
 import re
-from uuid import uuid4
+import secrets
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_server.logs import request_id_var
 
 HEADER = "X-Request-ID"
+_RAW_HEADER = HEADER.lower().encode()
 
 # Ids are logged and sent back, so a client's own is taken only where it cannot break a log line or be prose.
 _ACCEPTABLE = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -28,7 +29,7 @@ class RequestIds:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = request_id
+                message["headers"] = [*message["headers"], (_RAW_HEADER, request_id.encode())]
             await send(message)
 
         token = request_id_var.set(request_id)
@@ -41,4 +42,4 @@ class RequestIds:
 def _choose(offered: list[str]) -> str:
     if len(offered) == 1 and _ACCEPTABLE.fullmatch(offered[0]):
         return offered[0]
-    return uuid4().hex
+    return secrets.token_hex(16)

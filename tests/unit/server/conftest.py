@@ -26,6 +26,9 @@ def restored_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     handlers, level, uvicorn_level = root.handlers, root.level, uvicorn.level
     for module, name in [
         (logging, "raiseExceptions"),
+        (logging, "logThreads"),
+        (logging, "logProcesses"),
+        (logging, "logMultiprocessing"),
         (warnings, "showwarning"),
         (sys, "excepthook"),
         (sys, "unraisablehook"),
