@@ -64,6 +64,7 @@ class Answering:
             self._frames(first, events, encoder),
             lifecycle=self.lifecycle,
             ping_seconds=self.config.stream_ping_seconds,
+            longest_seconds=self.deadline(generation.deadline_seconds) + self.config.stream_patience_seconds,
             aborted=encoder.error(shutting_down()),
         )
 

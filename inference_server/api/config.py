@@ -15,6 +15,8 @@ class ApiConfig:
     include_patient_mrn: bool = False
     request_timeout_seconds: float = 300.0
     stream_ping_seconds: float = 10.0
+    # After its deadline a stream can only be waiting for a client that does not read.
+    stream_patience_seconds: float = 30.0
 
 
 def api_config(settings: Settings) -> ApiConfig:

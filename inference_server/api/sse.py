@@ -32,14 +32,24 @@ def frame(data: Any, *, event: str | None = None) -> bytes:
 
 
 class EventStream(Response):
-    """`frames` is closed in any case. `aborted`: what to say when the server must stop before they end."""
+    """`frames` is closed in any case. `aborted`: what to say when the server must stop before they end.
+
+    A client that stops reading, and stays, has left after `longest_seconds`: else it would hold its place for ever.
+    """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, frames: AsyncGenerator[bytes, None], *, lifecycle: Lifecycle, ping_seconds: float, aborted: bytes
+        self,
+        frames: AsyncGenerator[bytes, None],
+        *,
+        lifecycle: Lifecycle,
+        ping_seconds: float,
+        longest_seconds: float,
+        aborted: bytes,
     ) -> None:
         self._frames = frames
+        self._longest_seconds = longest_seconds
         self._lifecycle = lifecycle
         self._ping_seconds = ping_seconds
         self._aborted = aborted
@@ -52,8 +62,9 @@ class EventStream(Response):
         async with aclosing(self._frames):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             try:
-                await self._send_frames(receive, send)
-            except Disconnected:
+                async with asyncio.timeout(self._longest_seconds):
+                    await self._send_frames(receive, send)
+            except (Disconnected, TimeoutError):
                 scope[LEFT_EARLY] = True
                 return
             except Aborted:

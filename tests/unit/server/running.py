@@ -83,6 +83,9 @@ class RawRequest:
         }
         self._body: bytes | None = json.dumps(body).encode()
         self.left = asyncio.Event()
+        # Cleared: the client does not read.
+        self.reading = asyncio.Event()
+        self.reading.set()
         self.status = 0
         self.received = b""
         self.task = asyncio.create_task(self._run(app))
@@ -100,6 +103,7 @@ class RawRequest:
     async def _send(self, message: MutableMapping[str, Any]) -> None:
         # Like a socket, which lets others run now and then.
         await asyncio.sleep(0)
+        await self.reading.wait()
         self.status = message.get("status", self.status)
         self.received += message.get("body", b"")
 

@@ -152,39 +152,37 @@ async def test_fields_that_change_nothing_are_taken() -> None:
         assert (await app.client.post(PATH, json={**CHAT, **NEUTRAL})).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("wrong", "param"),
-    [
-        ({"n": 2}, "n"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"audio": {}}, "audio"),
-        ({"temperature": 3}, "temperature"),
-        ({"temperature": "hot"}, "temperature"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"stop": ["a"] * 5}, "stop"),
-        ({"stop": [""]}, "stop.0"),
-        ({"messages": []}, "messages"),
-        ({"messages": None}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [{"role": "user"}]}, "messages.0.content"),
-        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type"),
-        ({"stream": "yes"}, "stream"),
-        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
-    ],
-    ids=str,
-)
-async def test_what_is_wrong_or_not_there_is_refused_by_its_name(wrong: dict[str, object], param: str) -> None:
+WRONG: list[tuple[dict[str, object], str]] = [
+    ({"n": 2}, "n"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"logprobs": True}, "logprobs"),
+    ({"presence_penalty": 0.5}, "presence_penalty"),
+    ({"audio": {}}, "audio"),
+    ({"temperature": 3}, "temperature"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"stop": [""]}, "stop.0"),
+    ({"messages": []}, "messages"),
+    ({"messages": None}, "messages"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+    ({"messages": [{"role": "user"}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type"),
+    ({"stream": "yes"}, "stream"),
+    ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+]
+
+
+async def test_what_is_wrong_or_not_there_is_refused_by_its_name() -> None:
     async with an_app() as app:
-        answer = await app.client.post(PATH, json={**CHAT, **wrong})
-    error = answer.json()["error"]
-    assert (answer.status_code, error["type"]) == (400, "invalid_request_error")
-    assert error["param"] == param
-    assert param.split(".")[0] in error["message"]
+        for wrong, param in WRONG:
+            answer = await app.client.post(PATH, json={**CHAT, **wrong})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
+            assert param.split(".")[0] in error["message"]
 
 
 @pytest.mark.parametrize(

@@ -34,20 +34,20 @@ async def test_any_of_the_keys_opens_the_server(key: str) -> None:
         pytest.param([(b"Authorization", b"Bearer \xff")], id="not ascii"),
     ],
 )
-@pytest.mark.parametrize("path", ["/triage", "/v1/chat/completions", "/v1/models", "/", "/nothing"])
-async def test_without_a_key_everything_else_is_closed(path: str, headers: list[tuple[str, str]]) -> None:
+async def test_without_a_key_everything_else_is_closed(headers: list[tuple[str, str]]) -> None:
     async with an_app(keys=KEYS) as app:
-        answer = await app.client.post(path, content=b"not even read", headers=headers)
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"].startswith("Bearer")
-    body = answer.json()
-    assert body["error"]["code"] == "invalid_api_key" if path.startswith("/v1") else body["reason"] == "InvalidKey"
+        for path in ("/triage", "/v1/chat/completions", "/v1/models", "/", "/nothing"):
+            answer = await app.client.post(path, content=b"not even read", headers=headers)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+            body = answer.json()
+            code = body["error"]["code"] if path.startswith("/v1") else body["reason"]
+            assert code in {"invalid_api_key", "InvalidKey"}
 
 
-@pytest.mark.parametrize("path", OPEN)
-async def test_probes_metrics_and_documentation_need_no_key(path: str) -> None:
+async def test_probes_metrics_and_documentation_need_no_key() -> None:
     async with an_app(keys=KEYS) as app:
-        assert (await app.client.get(path)).status_code == 200
+        assert {(await app.client.get(path)).status_code for path in OPEN} == {200}
 
 
 async def test_without_keys_nobody_is_asked() -> None:
@@ -59,9 +59,8 @@ def test_keys_come_from_the_variable_and_from_the_file(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("three\n\nfour\n")
     keys = read_keys(Settings.model_validate({"api_key": "one, two", "api_key_file": str(file)}))
-    assert [keys.admit(key) for key in (b"one", b"two", b"three", b"four", b"", b"one, two")] == [True] * 4 + [
-        False
-    ] * 2
+    assert all(keys.admit(key) for key in (b"one", b"two", b"three", b"four"))
+    assert not any(keys.admit(key) for key in (b"", b"one, two"))
     assert not read_keys(Settings())
 
 

@@ -135,6 +135,17 @@ async def test_a_client_that_leaves_ends_its_request(path: str, stream: bool) ->
 
 
 @PATHS
+async def test_a_client_that_stops_reading_loses_its_place(path: str) -> None:
+    engine = SlowEngine()
+    async with an_app(engine, request_timeout_seconds=0.05, stream_patience_seconds=0.05) as app:
+        request = RawRequest(app.asgi, path, {**BODIES[path], "stream": True})
+        await until(lambda: engine.running == 1)
+        request.reading.clear()
+        await request.task
+        assert engine.running == 0
+
+
+@PATHS
 async def test_a_storm_of_clients_that_leave_leaves_nothing_behind(path: str) -> None:
     engine = SlowEngine()
     async with an_app(engine) as app:
