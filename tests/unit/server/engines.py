@@ -181,6 +181,9 @@ class NeverLoadedEngine(MockEngine):
     async def load(self) -> None:
         await asyncio.Event().wait()
 
+    def load_progress(self) -> float:
+        return 0.4
+
 
 class NeverWarmEngine(MockEngine):
     async def warm_up(self) -> None:

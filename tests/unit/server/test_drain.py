@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from tests.unit.server.gated_server import GATE
-from tests.unit.server.running import GATED, PATIENCE_SECONDS, QUESTION, ServerProcess, a_server
+from tests.unit.server.running import GATED, PATIENCE_SECONDS, QUESTION, SLOW, ServerProcess, a_server, events_of
 
 BUSY = "llm_server_engine_active_requests"
 
@@ -103,3 +103,20 @@ def test_a_client_that_never_finishes_sending_cannot_hold_the_server(tmp_path: P
         server.wait_metric("llm_server_http_requests_in_flight", 2.0)
         server.signal(signal.SIGTERM)
         assert server.wait_exit() == 0
+
+
+async def test_a_stream_that_cannot_finish_ends_with_what_is_there(tmp_path: Path) -> None:
+    with a_server(tmp_path, SLOW, DRAIN_GRACE_SECONDS="0", DRAIN_TIMEOUT_SECONDS="0") as server:
+        async with (
+            httpx2.AsyncClient() as client,
+            client.stream("POST", server.url + "/triage", json={**QUESTION, "stream": True}) as answer,
+        ):
+            received = ""
+            async for text in answer.aiter_text():
+                if not received:
+                    server.signal(signal.SIGTERM)
+                received += text
+        assert server.wait_exit() == 0
+    *deltas, (last, end) = events_of(received)
+    assert (last, end["finish_reason"]) == ("done", "shutdown")
+    assert {name for name, _ in deltas} == {"delta"}

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
+from inference_server.keys import Keys
 from inference_server.logs import configure_logging
 from tests.unit.server.engines import CrashingEngine
 from tests.unit.server.running import PATIENCE_SECONDS, ServerProcess, a_server, an_app
@@ -26,7 +27,35 @@ def body(**fields: object) -> bytes:
 
 FINE = body(patient_mrn=CANARY, query=f"{CANARY} has chest pain")
 
+CHAT = "/v1/chat/completions"
+
+
+def chat(**fields: object) -> bytes:
+    talk = [{"role": "system", "content": CANARY}, {"role": "user", "content": f"{CANARY} has chest pain"}]
+    return body(**{"model": "mock", "messages": talk, **fields})
+
+
 REQUESTS = [
+    pytest.param("POST", "/triage", body(patient_mrn=CANARY, query=CANARY, stream=True), JSON, id="stream"),
+    pytest.param("POST", "/triage", body(patient_mrn=CANARY, query=CANARY, seed=CANARY), JSON, id="no number"),
+    pytest.param("POST", "/triage", body(patient_mrn="1", query=CANARY, include_reasoning=True), JSON, id="thoughts"),
+    pytest.param("POST", CHAT, chat(), JSON, id="chat"),
+    pytest.param("POST", CHAT, chat(stream=True, stream_options={"include_usage": True}), JSON, id="chat stream"),
+    pytest.param("POST", CHAT, chat(model=CANARY), JSON, id="chat model"),
+    pytest.param("POST", CHAT, chat(stop=[CANARY], user=CANARY, metadata={CANARY: CANARY}), JSON, id="chat extras"),
+    pytest.param("POST", CHAT, chat(tools=[{"type": CANARY}]), JSON, id="chat tools"),
+    pytest.param("POST", CHAT, chat(response_format={"type": CANARY}), JSON, id="chat format"),
+    pytest.param("POST", CHAT, chat(stop=[CANARY] * 9), JSON, id="chat stops"),
+    pytest.param("POST", CHAT, chat(temperature=CANARY, n=CANARY), JSON, id="chat numbers"),
+    pytest.param("POST", CHAT, chat(messages=CANARY), JSON, id="chat messages"),
+    pytest.param("POST", CHAT, chat(messages=[{"role": CANARY, "content": {CANARY: CANARY}}]), JSON, id="chat role"),
+    pytest.param("POST", CHAT, chat(messages=[{"role": "user", "content": [{"type": CANARY}]}]), JSON, id="chat parts"),
+    pytest.param("POST", CHAT, json.dumps(CANARY).encode(), JSON, id="chat not an object"),
+    pytest.param("POST", CHAT, b'{"model": "' + CANARY.encode(), JSON, id="chat cut JSON"),
+    pytest.param("POST", CHAT, chat(), {"content-type": f"text/{CANARY}"}, id="chat content type"),
+    pytest.param("POST", CHAT, chat() + CANARY.encode() * 99_999, JSON, id="chat too large"),
+    pytest.param("GET", f"/v1/models/{CANARY}", b"", {}, id="model in the path"),
+    pytest.param("GET", f"/v1/{CANARY}?q={CANARY}", b"", {}, id="path under v1"),
     pytest.param("POST", "/triage", FINE, JSON, id="valid"),
     pytest.param("POST", "/triage", body(patient_mrn=CANARY), JSON, id="missing field"),
     pytest.param("POST", "/triage", body(patient_mrn=CANARY * 99, query=CANARY), JSON, id="long record number"),
@@ -109,18 +138,34 @@ def test_broken_http_repeats_nothing(server: ServerProcess, raw: str) -> None:
     assert CANARY.casefold() not in server.output.casefold()
 
 
-async def test_an_engine_crash_repeats_nothing(capfd: pytest.CaptureFixture[str], restored_logging: None) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/triage", CHAT])
+async def test_an_engine_crash_repeats_nothing(
+    capfd: pytest.CaptureFixture[str], restored_logging: None, path: str, stream: bool
+) -> None:
     configure_logging("DEBUG")
+    content = chat(stream=stream) if path == CHAT else body(patient_mrn=CANARY, query=CANARY, stream=stream)
     async with an_app(CrashingEngine()) as app:
-        answer = await app.client.post("/triage", content=FINE, headers=JSON)
+        answer = await app.client.post(path, content=content, headers=JSON)
         metrics = await app.client.get("/metrics")
     output = "".join(capfd.readouterr())
     crash = next(line for line in map(json.loads, output.splitlines()) if line["event"] == "unhandled_exception")
     assert [link["type"] for link in crash["exception"]] == ["builtins.RuntimeError", "builtins.ValueError"]
     assert any("engines.py" in frame for frame in crash["exception"][0]["frames"])
-    assert crash["request_id"] == answer.json()["request_id"]
+    assert crash["request_id"] == answer.headers["x-request-id"]
     for text in (output, everything_in(answer), metrics.text):
         assert CANARY.casefold() not in text.casefold()
+
+
+async def test_a_wrong_key_is_not_repeated(capfd: pytest.CaptureFixture[str], restored_logging: None) -> None:
+    configure_logging("DEBUG")
+    async with an_app(keys=Keys((f"{CANARY}-key",))) as app:
+        for path in ("/triage", CHAT):
+            answer = await app.client.post(path, content=FINE, headers={"authorization": f"Bearer {CANARY}"})
+            assert answer.status_code == 401
+            assert CANARY.casefold() not in everything_in(answer)
+        metrics = (await app.client.get("/metrics")).text
+    assert CANARY.casefold() not in "".join([*capfd.readouterr(), metrics]).casefold()
 
 
 async def test_the_last_resorts_of_python_repeat_nothing(

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 
 from inference_server.engine.protocol import Engine
 from inference_server.lifecycle import Phase
-from tests.unit.server.engines import BrokenEngine, NeverLoadedEngine, NeverWarmEngine, StuckEngine
+from tests.unit.server.engines import BrokenEngine, NeverLoadedEngine, NeverWarmEngine, SlowEngine, StuckEngine
 from tests.unit.server.running import App, an_app, until
 
 PROBES = ("/livez", "/startupz", "/readyz", "/health")
@@ -52,3 +54,28 @@ async def test_draining_before_the_load_ends_stops_the_load() -> None:
 async def test_a_good_probe_names_the_phase() -> None:
     async with an_app() as app:
         assert (await app.client.get("/readyz")).json() == {"status": "ok", "phase": "ready"}
+
+
+async def test_a_dead_engine_is_not_alive() -> None:
+    engine = StuckEngine(math.inf)
+    async with an_app(engine) as app:
+        engine.stuck = True
+        assert await statuses(app) == {"/livez": 503, "/startupz": 200, "/readyz": 503, "/health": 503}
+
+
+@pytest.mark.parametrize(("queued", "ready"), [(8, True), (9, False), (10, False)])
+async def test_a_server_whose_queue_is_nearly_full_is_not_ready_but_answers(queued: int, ready: bool) -> None:
+    engine = SlowEngine()
+    async with an_app(engine) as app:
+        engine.queued = queued
+        answer = await app.client.get("/readyz")
+        assert answer.status_code == (200 if ready else 503)
+        assert ready or answer.json()["reason"] == "QueueNearlyFull"
+        assert app.lifecycle.alive
+        assert app.lifecycle.accepting
+
+
+async def test_loading_says_how_far_it_is() -> None:
+    async with an_app(NeverLoadedEngine(), wait=False) as app:
+        detail = (await app.client.get("/startupz")).json()["detail"]
+    assert "40% of the model" in detail

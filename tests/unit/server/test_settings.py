@@ -38,6 +38,10 @@ def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) ->
         pytest.param("HEARTBEAT_TIMEOUT_SECONDS", "0", "a number above 0 to 3600", id="no patience"),
         pytest.param("DRAIN_GRACE_SECONDS", "-1", "a number from 0 to 3600", id="negative grace"),
         pytest.param("DRAIN_TIMEOUT_SECONDS", "inf", "a number from 0 to 3600", id="endless drain"),
+        pytest.param("REQUEST_TIMEOUT_SECONDS", "0", "a number above 0 to 3600", id="no time for an answer"),
+        pytest.param("READY_QUEUE_PERCENT", "101", "a whole number from 0 to 100", id="more than full"),
+        pytest.param("STREAM_PING_SECONDS", "0", "a number from 0.1 to 3600", id="endless comments"),
+        pytest.param("INCLUDE_PATIENT_MRN", "maybe", "true or false", id="neither true nor false"),
         pytest.param("MOCK_DELAY_SECONDS", "nan", "a number from 0 to 3600", id="not a number"),
     ],
 )
