@@ -1,8 +1,8 @@
 """What our server adds to a request: the mock's /triage beside a bare FastAPI route of the same bodies.
 
 `python -m bench.serving_http` starts both as processes with the same uvicorn configuration, asks them in turns over
-one kept connection each with a client that does nothing but read, and prints p50, p95, the processor time per request
-of the server, which a busy machine disturbs least, and the ratios.
+one kept connection each, with a client that does nothing but read (or, with `--httpx`, an ordinary one), and prints p50,
+p95, the processor time per request of the server, which a busy machine disturbs least, and the ratios.
 """
 
 import argparse
@@ -13,10 +13,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+import httpx2
 
 from bench.tables import aligned
 
@@ -25,11 +28,13 @@ _REQUEST = (
     b"POST /triage HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     b"Accept: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(_QUESTION), _QUESTION)
 )
+_BLOCK = 25
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=4000, help="of each kind")
+    parser.add_argument("--httpx", action="store_true", help="ask with httpx2, as an ordinary client would")
     parser.add_argument("--serve-bare", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve_bare:
@@ -38,6 +43,8 @@ def main() -> None:
     commands = {"bare route": ("-m", "bench.serving_http", "--serve-bare"), "mock /triage": ("-m", "inference_server")}
     with ExitStack() as stack:
         asked = {name: stack.enter_context(_asked(command)) for name, command in commands.items()}
+        for server in asked.values():
+            server.ask = _ask_with_httpx(server, stack) if options.httpx else partial(_ask, server.connection)
         _ask_in_turns(list(asked.values()), options.requests)
         print(_table(asked))
 
@@ -46,14 +53,16 @@ def _ask_in_turns(servers: list["Asked"], requests: int) -> None:
     # The first requests pay for caches that fill.
     for _ in range(200):
         for server in servers:
-            _ask(server.connection)
+            server.ask()
     for server in servers:
         server.cpu_before = _cpu_seconds(server.process)
-    for _ in range(requests):
+    # In blocks: what a server still does after its answer delays its own next one, and not the other's.
+    for _ in range(0, requests, _BLOCK):
         for server in servers:
-            begin = time.perf_counter()
-            _ask(server.connection)
-            server.seconds.append(time.perf_counter() - begin)
+            for _ in range(_BLOCK):
+                begin = time.perf_counter()
+                server.ask()
+                server.seconds.append(time.perf_counter() - begin)
 
 
 def _table(asked: dict[str, "Asked"]) -> str:
@@ -71,6 +80,7 @@ class Asked:
 
     process: subprocess.Popen[bytes]
     connection: socket.socket
+    ask: Callable[[], None] = lambda: None
     seconds: list[float] = field(default_factory=list)
     cpu_before: float = 0.0
 
@@ -82,6 +92,18 @@ class Asked:
 def _cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     ticks = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
+def _ask_with_httpx(server: Asked, stack: ExitStack) -> Callable[[], None]:
+    client = stack.enter_context(httpx2.Client())
+    url = f"http://127.0.0.1:{server.connection.getpeername()[1]}/triage"
+
+    def ask() -> None:
+        answer = client.post(url, content=_QUESTION, headers={"Content-Type": "application/json"})
+        assert answer.is_success
+        answer.json()
+
+    return ask
 
 
 def _ask(connection: socket.socket) -> None:

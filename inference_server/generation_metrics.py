@@ -79,6 +79,7 @@ class GenerationMetrics:
         self._truncated = Counter(
             "llm_server_thinking_truncated", "Answers whose reasoning was closed at its budget.", registry=registry
         )
+        self._of_outcome: dict[str, Counter] = {}
         self._of_model: tuple[str, _Children] | None = None
 
     def begin(self) -> "Observation":
@@ -89,7 +90,9 @@ class GenerationMetrics:
 
     def ended(self, seen: "Observation", end: Finished | None, outcome: str) -> None:
         now, children = time.perf_counter(), self._children()
-        self._ended.labels(outcome).inc()
+        if outcome not in self._of_outcome:
+            self._of_outcome[outcome] = self._ended.labels(outcome)
+        self._of_outcome[outcome].inc()
         if end is None:
             self._duration.labels(*children.labels, outcome).observe(now - seen.began)
             return

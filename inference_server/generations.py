@@ -25,6 +25,8 @@ _REFUSALS: dict[type[Exception], str] = {
     EngineUnavailable: "unavailable",
     PromptTooLong: "prompt_too_long",
 }
+# A union would be made anew for every piece.
+_PIECES = (TextDelta, ReasoningDelta)
 
 
 class Generations:
@@ -46,7 +48,7 @@ class Generations:
         try:
             async with aclosing(engine.submit(request)) as events:
                 async for event in events:
-                    if isinstance(event, TextDelta | ReasoningDelta):
+                    if isinstance(event, _PIECES):
                         seen.piece()
                     elif isinstance(event, Finished):
                         outcome = None

@@ -12,9 +12,6 @@ from starlette.types import Receive
 
 from inference_server.lifecycle import Lifecycle
 
-# Quicker work is not watched: a task of its own would cost more than the work.
-_BLINK_SECONDS = 0.01
-
 
 class Disconnected(Exception):
     """The client left before the result was there."""
@@ -27,7 +24,9 @@ class Aborted(Exception):
 class Connected:
     """Cancels the work inside `async with`, and raises one of the above, when it has become useless.
 
-    The work stays in the request's own task. `ping` is awaited after every `ping_seconds` of waiting.
+    The work stays in the request's own task. A watching task begins when the work first waits for something, so that an
+    answer that is there at once, such as the mock's, does not pay for it. `ping` is awaited after every `ping_seconds`
+    of waiting.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Connected:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        self._start = loop.call_later(_BLINK_SECONDS, self._watch)
+        self._start = loop.call_soon(self._watch)
         self._lifecycle.useless.add(self._abort)
         return self
 

@@ -25,7 +25,7 @@ from inference_server.llm_client import generate_response_mock
 _WARM_UP = GenerationRequest("warm-up", (Message("user", "Is this service ready?"),))
 _INFO = EngineInfo(mode="mock", model="mock", revision=None)
 _ACCEPTED = Accepted()
-_WORDS_A_PIECE = 8
+_WORDS_A_PIECE = 12
 
 
 class MockEngine:

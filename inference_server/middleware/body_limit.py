@@ -1,6 +1,5 @@
 """Refuses large bodies by their announced length, or as soon as too much has arrived."""
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_server.api.error_bodies import ProblemError, error_answer
@@ -18,8 +17,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and int(announced) > self._max_bytes:
+        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if announced.isdigit() and int(announced) > self._max_bytes:
             await error_answer(scope, ProblemError(413, _REASON, self._detail))(scope, receive, send)
             return
         received = 0

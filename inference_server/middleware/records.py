@@ -8,9 +8,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_server.api.error_bodies import CLIENT_CLOSED_REQUEST
 from inference_server.api.sse import LEFT_EARLY
+from inference_server.logs import QuickLogger
 from inference_server.metrics import Metrics
 
-logger = logging.getLogger("inference_server.access")
+logger = QuickLogger("inference_server.access")
 
 UNMATCHED = "(unmatched)"
 # A method is the client's text, too.
@@ -55,4 +56,4 @@ class Records:
         self._metrics.end(route=route, method=method, code=status, seconds=seconds)
         level = logging.DEBUG if route in self._routine else logging.INFO
         fields = {"method": method, "route": route, "status": status, "duration_ms": round(seconds * 1000, 3)}
-        logger.log(level, "request", extra={"fields": fields})
+        logger.log(level, "request", fields)

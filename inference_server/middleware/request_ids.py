@@ -3,7 +3,6 @@
 import re
 import secrets
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_server.logs import request_id_var
@@ -12,7 +11,7 @@ HEADER = "X-Request-ID"
 _RAW_HEADER = HEADER.lower().encode()
 
 # Ids are logged and sent back, so a client's own is taken only where it cannot break a log line or be prose.
-_ACCEPTABLE = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_ACCEPTABLE = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 
 class RequestIds:
@@ -25,7 +24,7 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _choose(Headers(scope=scope).getlist(HEADER))
+        request_id = _choose([value for name, value in scope["headers"] if name == _RAW_HEADER])
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -39,7 +38,7 @@ class RequestIds:
             request_id_var.reset(token)
 
 
-def _choose(offered: list[str]) -> str:
+def _choose(offered: list[bytes]) -> str:
     if len(offered) == 1 and _ACCEPTABLE.fullmatch(offered[0]):
-        return offered[0]
+        return offered[0].decode()
     return secrets.token_hex(16)

@@ -1,6 +1,9 @@
 import json
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -8,8 +11,8 @@ from inference_server.api.connected import Connected, Disconnected
 from inference_server.engine.answer import collect
 from inference_server.engine.protocol import GenerationRequest, Message
 from inference_server.lifecycle import Lifecycle
-from tests.unit.server.engines import BlockedEngine
-from tests.unit.server.running import GATED, QUESTION, a_server, until
+from tests.unit.server.engines import BlockedEngine, SlowEngine
+from tests.unit.server.running import GATED, PATIENCE_SECONDS, QUESTION, a_served_app, a_server, until
 
 BUSY = "llm_server_engine_active_requests"
 
@@ -41,3 +44,32 @@ async def test_closing_an_answer_closes_the_engines_request() -> None:
             await collect(engine, request)
     assert engine.cancelled == 1
     await engine.drain()
+
+
+def test_hundreds_of_clients_that_hang_up_at_once_leave_nothing_behind() -> None:
+    engine = SlowEngine()
+    with a_served_app(engine) as (url, lifecycle):
+        address = urlsplit(url)
+        assert address.hostname
+        assert address.port
+        connections = []
+        for turn in range(200):
+            content = json.dumps({**QUESTION, "stream": turn % 2 == 0}).encode()
+            head = (
+                f"POST /triage HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+            )
+            connection = socket.create_connection((address.hostname, address.port))
+            connection.sendall(head.encode() + b"\r\n\r\n" + content)
+            connections.append(connection)
+        wait_until(lambda: engine.running == 200)
+        for connection in connections:
+            connection.close()
+        wait_until(lambda: engine.running == 0 and not lifecycle.useless)
+    assert engine.cancelled == 200
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
