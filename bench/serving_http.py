@@ -1,8 +1,8 @@
 """What our server adds to a request: the mock's /triage beside a bare FastAPI route of the same bodies.
 
 `python -m bench.serving_http` starts both as processes with the same uvicorn configuration, asks them in turns over
-one kept connection each, with a client that does nothing but read (or, with `--httpx`, an ordinary one), and prints p50,
-p95, the processor time per request of the server, which a busy machine disturbs least, and the ratios.
+one kept connection each, with a client that does nothing but read (or, with `--httpx`, an ordinary one), and prints
+p50, p95, the processor time per request of the server, which a busy machine disturbs least, and the ratios.
 """
 
 import argparse

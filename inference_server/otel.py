@@ -1,5 +1,6 @@
 """The tracer that speaks OpenTelemetry. The one module that imports it; see `tracing`."""
 
+import threading
 from collections.abc import Callable
 
 from opentelemetry import context, trace
@@ -18,11 +19,12 @@ from inference_server.tracing import Span
 
 _FIELDS = ("traceparent", "tracestate")
 _DEFAULT_SERVICE = "llm-server"
+_CLOSE_SECONDS = 2.0
 
 
 class OtelTracer:
     def __init__(self, exporter: SpanExporter) -> None:
-        self._provider = TracerProvider(resource=_resource())
+        self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("inference_server", __version__)
         self._propagator = TraceContextTextMapPropagator()
@@ -50,7 +52,10 @@ class OtelTracer:
         return OtelSpan(self._tracer.start_span(f"chat {info.model}", kind=SpanKind.SERVER, attributes=known), info)
 
     def close(self) -> None:
-        self._provider.shutdown()
+        """Waits no longer than it must: where nobody takes the spans the exporter would try for many seconds."""
+        last = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        last.start()
+        last.join(_CLOSE_SECONDS)
 
 
 class OtelSpan:
