@@ -17,6 +17,7 @@ from inference_server.fetch.layout import READY_FILE, ModelFolder, is_commit
 from inference_server.fetch.ready import parse_ready
 from inference_server.fetch.settings import load_fetch_settings
 from inference_server.fetch.staging import read_ready, read_reference
+from inference_server.prompt import system_prompt
 from inference_server.settings import Settings, load_settings, require_model
 
 ChoiceT = TypeVar("ChoiceT", bound=str)
@@ -66,7 +67,7 @@ def qwen_engine(settings: Settings) -> QwenEngine:
         context_tokens=settings.max_context_tokens,
         max_new_tokens=settings.max_new_tokens,
         thinking_budget=None if settings.thinking_budget < 0 else settings.thinking_budget,
-        system_prompt=settings.system_prompt,
+        system_prompt=system_prompt(settings),
     )
     return QwenEngine(config, queued_requests=settings.max_queued_requests)
 

@@ -81,11 +81,6 @@ class Settings(TerminationLogSettings):
         description="Tokens after which the reasoning is brought to its end, where the request does not say; -1 is as "
         "many as leave room for the answer. Room for the answer is kept in any case.",
     )
-    system_prompt: str = Field(
-        default="You are a triage assistant for patients. Say how urgent the problem is, what to do now, and when to "
-        "seek care. You do not replace a clinician.",
-        description="Begins every conversation that brings no system message of its own.",
-    )
     listen_host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container is reached from outside
         description="Address to listen on; `::` listens on IPv4 and IPv6.",

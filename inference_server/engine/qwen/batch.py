@@ -57,10 +57,11 @@ class Answer(Scheduled):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one step: what was added to answers, and which failed of what."""
+    """Of one step: what was added to answers, which failed of what, and whose turn it is from now on."""
 
-    pieces: list[Piece]
-    failures: list[tuple[int, Exception]]
+    pieces: list[Piece] = field(default_factory=list)
+    failures: list[tuple[int, Exception]] = field(default_factory=list)
+    started: list[int] = field(default_factory=list)
 
 
 class Batch:
@@ -69,7 +70,7 @@ class Batch:
         self._scheduler: Scheduler[Answer] = Scheduler(slots=model.cache.slots, piece_tokens=piece_tokens)
         self._beginning: list[int] = []
         self._kept: list[Tensor] = []
-        self._outcome = Outcome([], [])
+        self._outcome = Outcome()
         self._tally = Tally()
 
     @property
@@ -97,10 +98,11 @@ class Batch:
 
     def step(self, now: float) -> Outcome:
         """Advance everybody once. `now`: seconds of the clock that the deadlines are of."""
-        self._outcome = Outcome([], [])
+        self._outcome = Outcome()
         for answer in self._scheduler.expired(now):
             self._end(answer, "deadline")
         for answer in self._scheduler.admit():
+            self._outcome.started.append(answer.id)
             self._guarded([answer], partial(self._take_kept, answer))
         plan = self._scheduler.plan()
         if plan.fill is not None:

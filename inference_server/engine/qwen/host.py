@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from inference_server.engine.answer import collect
 from inference_server.engine.protocol import (
@@ -30,6 +30,7 @@ from inference_server.engine.protocol import (
     ReasoningDelta,
     Sampling,
     TextDelta,
+    Timing,
     Usage,
 )
 from inference_server.engine.qwen import wire
@@ -47,11 +48,20 @@ _END_SECONDS = 1.0
 
 @dataclass
 class Tracked:
-    """A request that the worker has. `remaining`: tokens that it may still generate."""
+    """A request that the worker has. `remaining`: tokens that it may still generate. Times are of the host's clock."""
 
     remaining: int
+    submitted: float
+    started: float | None = None
+    first_token: float | None = None
     usage: Usage | None = None
     reports: asyncio.Queue[wire.Report | wire.Piece] = field(default_factory=asyncio.Queue)
+
+    def timing(self) -> Timing:
+        """How long it waited; all of its time if it never had its turn."""
+        started = time.monotonic() if self.started is None else self.started
+        first = None if self.first_token is None else self.first_token - self.submitted
+        return Timing(started - self.submitted, first)
 
 
 class QwenEngine:
@@ -115,7 +125,7 @@ class QwenEngine:
         try:
             self._send(wire.Submit(number, request))
             while True:
-                for event in self._events(await tracked.reports.get()):
+                for event in _events(await tracked.reports.get(), tracked):
                     yield event
                     if isinstance(event, Finished):
                         return
@@ -177,7 +187,8 @@ class QwenEngine:
             # Whoever has nothing to do does not report: the time starts now.
             self._last_report = time.monotonic()
         self._next_id += 1
-        tracked = Tracked(remaining=request.sampling.max_new_tokens or self._config.max_new_tokens)
+        remaining = request.sampling.max_new_tokens or self._config.max_new_tokens
+        tracked = Tracked(remaining, submitted=time.monotonic())
         self._requests[self._next_id] = tracked
         self._idle.clear()
         return self._next_id, tracked
@@ -189,24 +200,11 @@ class QwenEngine:
         if not self._requests:
             self._idle.set()
 
-    def _events(self, report: wire.Report | wire.Piece) -> list[Event]:
-        match report:
-            case wire.Taken():
-                return [Accepted()]
-            case wire.TooLong(tokens=tokens, limit=limit):
-                raise PromptTooLong(tokens, limit)
-            case wire.Failed(error=error):
-                raise GenerationFailed(f"the engine failed: {error}")
-            case wire.Piece():
-                return _events_of(report)
-            case _:
-                raise AssertionError(f"{type(report).__name__} is about no request")
-
     async def _loaded(self) -> EngineInfo:
         answer = await self._answers_to_load.get()
         if isinstance(answer, wire.LoadFailed):
             raise StartupError(answer.reason, answer.message, answer.remedy, answer.exit_code)
-        return answer.info
+        return replace(answer.info, queued_requests=self._queued_requests)
 
     def _send(self, command: wire.Command) -> None:
         if self._process is not None and not self._dead:
@@ -240,8 +238,11 @@ class QwenEngine:
                     self._requests[report.id].remaining = report.max_new_tokens
                     self._requests[report.id].usage = Usage(report.prompt_tokens, 0)
                 self._pass_on(report.id, report)
-            case wire.Stepped(pieces=pieces, stats=stats):
+            case wire.Stepped(pieces=pieces, stats=stats, started=started):
                 self._stats = stats
+                for number in started:
+                    if number in self._requests:
+                        self._requests[number].started = self._last_report
                 for piece in pieces:
                     self._progressed(piece)
 
@@ -251,6 +252,8 @@ class QwenEngine:
             done = piece.usage.completion_tokens - (tracked.usage.completion_tokens if tracked.usage else 0)
             tracked.remaining = max(tracked.remaining - done, 0)
             tracked.usage = piece.usage
+            if tracked.first_token is None and piece.usage.completion_tokens:
+                tracked.first_token = self._last_report
             tracked.reports.put_nowait(piece)
 
     def _pass_on(self, number: int, report: wire.Report) -> None:
@@ -269,14 +272,28 @@ class QwenEngine:
             self._pass_on(number, wire.Failed(number, "its process died"))
 
 
-def _events_of(piece: wire.Piece) -> list[Event]:
+def _events(report: wire.Report | wire.Piece, tracked: Tracked) -> list[Event]:
+    match report:
+        case wire.Taken():
+            return [Accepted()]
+        case wire.TooLong(tokens=tokens, limit=limit):
+            raise PromptTooLong(tokens, limit)
+        case wire.Failed(error=error):
+            raise GenerationFailed(f"the engine failed: {error}")
+        case wire.Piece():
+            return _events_of(report, tracked)
+        case _:
+            raise AssertionError(f"{type(report).__name__} is about no request")
+
+
+def _events_of(piece: wire.Piece, tracked: Tracked) -> list[Event]:
     events: list[Event] = []
     if piece.reasoning:
         events.append(ReasoningDelta(piece.reasoning))
     if piece.text:
         events.append(TextDelta(piece.text))
     if piece.end is not None:
-        events.append(Finished(piece.end, piece.usage, piece.thinking_truncated))
+        events.append(Finished(piece.end, piece.usage, piece.thinking_truncated, tracked.timing()))
     return events
 
 

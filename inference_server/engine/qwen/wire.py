@@ -126,10 +126,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """After every step."""
+    """After every step. `started`: the requests that had their turn in it for the first time."""
 
     pieces: tuple[Piece, ...]
     stats: EngineStats
+    started: tuple[int, ...] = ()
     kind: Literal["stepped"] = "stepped"
 
 

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import torch
 
-from inference_server.engine.protocol import EngineInfo, GenerationRequest, Message
+from inference_server.engine.protocol import EngineInfo, GenerationRequest
 from inference_server.engine.qwen import wire
 from inference_server.engine.qwen.batch import Answer, Batch
 from inference_server.engine.qwen.cache import Cache
@@ -33,6 +33,7 @@ from inference_server.engine.qwen.thinking import Course, limits, opens_thinking
 from inference_server.engine.qwen.writer import Writer
 from inference_server.failure import StartupError
 from inference_server.logs import configure_logging
+from inference_server.prompt import with_system_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class Worker:
         return self.info
 
     def submit(self, number: int, request: GenerationRequest) -> wire.Taken | wire.TooLong:
-        prompt = self._text.encode(self._messages(request))
+        prompt = self._text.encode(with_system_prompt(self._config.system_prompt, request.messages))
         wanted = request.sampling.max_new_tokens or self._config.max_new_tokens
         limit = self._context - min(wanted, _LEAST_ROOM)
         if len(prompt) > limit:
@@ -101,11 +102,6 @@ class Worker:
         tokens = min(wanted, self._context - len(prompt))
         self.batch.add(self._answer(number, request, prompt, tokens))
         return wire.Taken(number, len(prompt), tokens)
-
-    def _messages(self, request: GenerationRequest) -> tuple[Message, ...]:
-        if not self._config.system_prompt or any(message.role == "system" for message in request.messages):
-            return request.messages
-        return (Message("system", self._config.system_prompt), *request.messages)
 
     def _answer(self, number: int, request: GenerationRequest, prompt: list[int], tokens: int) -> Answer:
         sampling, marks = request.sampling, self._text.marks
@@ -202,7 +198,7 @@ def _step(worker: Worker, outbox: Outbox) -> None:
     outcome = worker.batch.step(time.monotonic())
     for number, error in outcome.failures:
         outbox.send(_failed(number, error))
-    outbox.send(wire.Stepped(tuple(outcome.pieces), worker.batch.stats(time.monotonic())))
+    outbox.send(wire.Stepped(tuple(outcome.pieces), worker.batch.stats(time.monotonic()), tuple(outcome.started)))
     if any(isinstance(error, torch.AcceleratorError) for _, error in outcome.failures):
         # After one error of the device every further call fails: only a new process helps.
         os._exit(1)
