@@ -225,5 +225,5 @@ def _allowed(schema: dict[str, Any]) -> str:
     if schema["type"] == "string":
         return f"of the form {schema['examples'][0]}"
     kind = "a whole number" if schema["type"] == "integer" else "a number"
-    lowest = f"from {schema['minimum']:.0f}" if "minimum" in schema else f"above {schema['exclusiveMinimum']:g}"
-    return f"{kind} {lowest} to {schema['maximum']:.0f}"
+    lowest = f"from {schema['minimum']:.15g}" if "minimum" in schema else f"above {schema['exclusiveMinimum']:.15g}"
+    return f"{kind} {lowest} to {schema['maximum']:.15g}"
