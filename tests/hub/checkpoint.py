@@ -5,8 +5,10 @@ import random
 import struct
 from collections.abc import Mapping
 
+from tests.hub.tokenizer import END_OF_TEXT, END_OF_TURN, VOCABULARY, tokenizer_files
+
 _PIECE = 64 * 1024 * 1024
-_LAYERS, _HIDDEN, _HEADS, _KEY_VALUE_HEADS, _HEAD, _INNER, _VOCABULARY = 2, 64, 4, 2, 16, 128, 256
+_LAYERS, _HIDDEN, _HEADS, _KEY_VALUE_HEADS, _HEAD, _INNER, _VOCABULARY = 2, 64, 4, 2, 16, 128, VOCABULARY
 
 
 def a_checkpoint(*, seed: int = 0, shards: int = 2, padding: int = 0) -> dict[str, bytes]:
@@ -28,17 +30,17 @@ def a_checkpoint(*, seed: int = 0, shards: int = 2, padding: int = 0) -> dict[st
         total = sum(len(content) for content in files.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         files["model.safetensors.index.json"] = _json(index)
-    return files | {
-        "config.json": _json(CONFIG),
-        "generation_config.json": _json({"temperature": 0.6, "top_p": 0.95, "top_k": 20, "do_sample": True}),
-        "tokenizer.json": _json({"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}),
-        "tokenizer_config.json": _json({"tokenizer_class": "Qwen2Tokenizer", "model_max_length": 1024}),
-        "chat_template.jinja": b"{{ messages[-1].content }}\n",
-        "vocab.json": _json({chr(97 + number): number for number in range(26)}),
-        "merges.txt": b"#version: 0.2\na b\n",
-        "README.md": b"# A tiny random model\n",
-        ".gitattributes": b"*.safetensors filter=lfs\n",
-    }
+    generation = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "do_sample": True}
+    return (
+        files
+        | tokenizer_files()
+        | {
+            "config.json": _json(CONFIG),
+            "generation_config.json": _json({**generation, "eos_token_id": [END_OF_TURN, END_OF_TEXT]}),
+            "README.md": b"# A tiny random model\n",
+            ".gitattributes": b"*.safetensors filter=lfs\n",
+        }
+    )
 
 
 CONFIG = {
@@ -57,7 +59,7 @@ CONFIG = {
     "rope_parameters": {"rope_theta": 5000000, "rope_type": "default"},
     "tie_word_embeddings": True,
     "hidden_act": "silu",
-    "eos_token_id": 2,
+    "eos_token_id": END_OF_TURN,
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.images import archive, standins
 from tests.images.engines import Engine, cache_folder, installed, pick
-from tests.images.inputs import IMAGES, ROOT, Image, default_argument, input_files, tagged
+from tests.images.inputs import IMAGES, MODEL_SERVER, ROOT, Image, default_argument, input_files, tagged
 from tests.images.progress import say, step
 
 KEPT_BUILDS = 2
@@ -29,13 +29,13 @@ class Build:
     archive: Path
 
 
-def build(archives: Path) -> None:
+def build(archives: Path, images: Sequence[Image] = IMAGES) -> None:
     """Leave an archive of each image in the folder, with an index of them."""
     archives.mkdir(parents=True, exist_ok=True)
-    builds, missing = _plan(archives, ROOT)
+    builds, missing = _plan(images, archives, ROOT)
     if missing:
         with _alone(), _snapshot() as tree:
-            builds, missing = _plan(archives, tree)
+            builds, missing = _plan(images, archives, tree)
             _make(missing, tree)
     _write_index(builds, archives / INDEX)
     for planned in builds:
@@ -51,7 +51,7 @@ def build_variant(name: str, to: Path, *, arguments: dict[str, str], options: Se
             tag=name,
             context=tree,
             dockerfile=tree / server.dockerfile,
-            arguments={**_arguments(engine, tree), **arguments},
+            arguments={**_arguments(engine, tree), **dict(server.arguments), **arguments},
             log=to.with_suffix(".log"),
             options=options,
         )
@@ -64,16 +64,16 @@ def clean(archives: Path) -> None:
     engine = installed()
     if engine:
         with _alone():
-            for image in IMAGES:
+            for image in (*IMAGES, MODEL_SERVER):
                 engine.remove(engine.tags(image.repository))
     for pattern in ("*.tar", "*.partial", "*.log", INDEX):
         for file in archives.glob(pattern):
             file.unlink()
 
 
-def _plan(archives: Path, tree: Path) -> tuple[list[Build], list[Build]]:
+def _plan(images: Sequence[Image], archives: Path, tree: Path) -> tuple[list[Build], list[Build]]:
     """The builds that this tree asks for, and those among them that have no archive yet."""
-    names = [(image, tagged(image, tree)) for image in IMAGES]
+    names = [(image, tagged(image, tree)) for image in images]
     builds = [Build(image, name, archives / f"{_stem(name).replace(':', '-')}.tar") for image, name in names]
     return builds, [planned for planned in builds if not planned.archive.exists()]
 
@@ -103,7 +103,7 @@ def _make(missing: list[Build], tree: Path) -> None:
                 tag=planned.name,
                 context=tree,
                 dockerfile=tree / planned.image.dockerfile,
-                arguments=arguments,
+                arguments={**arguments, **dict(planned.image.arguments)},
                 log=planned.archive.with_name(f"{planned.image.key}.log"),
             )
     for planned in missing:

@@ -16,17 +16,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One of our images: its key in images.json, its repository and its Dockerfile."""
+    """One of our images: its key in images.json, repository, Dockerfile, and the build arguments it is given."""
 
     key: str
     repository: str
     dockerfile: str
+    arguments: tuple[tuple[str, str], ...] = ()
 
 
 IMAGES = (
     Image("operator", "localhost/llm-operator", "Dockerfile.operator"),
-    Image("server", "localhost/inference-server", "Dockerfile.server"),
+    # Without torch: it is made in seconds, and answers as a mock.
+    Image("server", "localhost/inference-server", "Dockerfile.server", (("EXTRAS", "server fetch"),)),
 )
+# The server with torch, as people get it: gigabytes, so it is made only where it is asked for.
+MODEL_SERVER = Image("model-server", "localhost/inference-server-llm", "Dockerfile.server")
 
 
 def instructions(dockerfile: str) -> Iterator[list[str]]:
@@ -70,4 +74,5 @@ def tagged(image: Image, root: Path = ROOT) -> str:
     for file in input_files(image, root):
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         digest.update(f"{file.relative_to(root)} {file.stat().st_mode & 0o100:o} {content}\n".encode())
+    digest.update(repr(image.arguments).encode())
     return f"{image.repository}:dev-{digest.hexdigest()[:12]}"

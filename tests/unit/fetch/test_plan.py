@@ -86,7 +86,7 @@ def test_the_facts_for_a_check_of_the_memory_come_from_the_configuration() -> No
         "keyValueHeads": 2,
         "headDimension": 16,
         "contextTokens": 1024,
-        "vocabulary": 256,
+        "vocabulary": 261,
     }
 
 

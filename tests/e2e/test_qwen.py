@@ -1,0 +1,64 @@
+"""`mode: qwen` on a real node: a tiny Qwen3 of random weights, from a Hub in the cluster, run by torch in a pod."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e import a_hub, client
+from tests.e2e.model_image import model_image
+from tests.e2e.steps import edit, example, server_image, triage, wait_ready
+from tests.kubectl import Kubectl, Manifest
+
+REPOSITORY = "tiny/qwen3"
+CACHE = {"claimName": "model-cache", "size": "1Gi", "storageClassName": "e2e"}
+RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
+
+
+@pytest.fixture(scope="module")
+def image(admin: Kubectl) -> str:
+    return model_image(admin)
+
+
+@pytest.fixture(scope="module")
+def hub(admin: Kubectl) -> Iterator[str]:
+    with a_hub.running(admin, server_image(admin)) as address:
+        yield address
+
+
+@pytest.fixture
+def volume(admin: Kubectl, kubectl: Kubectl) -> Iterator[str]:
+    with a_hub.a_volume(admin, server_image(admin), kubectl.namespace, "model-cache") as path:
+        yield path
+
+
+def qwen(hub: str, image: str) -> Manifest:
+    model = {"repository": REPOSITORY, "endpoint": hub}
+    return {"mode": "qwen", "image": image, "model": model, "cache": CACHE, "resources": RESOURCES}
+
+
+def test_a_model_answers(kubectl: Kubectl, hub: str, image: str, volume: str) -> None:
+    kubectl.apply(example(**qwen(hub, image)))
+    wait_ready(kubectl, seconds=300)
+    answer = client.ask_once(kubectl)["answer"]
+    commit = triage(kubectl)["status"]["model"]["commit"]
+    assert (answer["mode"], answer["model"], answer["revision"]) == ("qwen", REPOSITORY, commit)
+    usage = answer["usage"]
+    assert 0 < usage["reasoning_tokens"] < usage["completion_tokens"] <= 512
+    assert answer["response"], "there is an answer although random weights never end their reasoning"
+
+
+def test_without_a_cache_each_pod_fetches_for_itself(kubectl: Kubectl, hub: str, image: str) -> None:
+    spec = {key: value for key, value in qwen(hub, image).items() if key != "cache"}
+    kubectl.apply(example(**spec))
+    wait_ready(kubectl, seconds=300)
+    assert client.ask_once(kubectl)["answer"]["mode"] == "qwen"
+
+
+def test_from_mock_to_qwen_and_back_no_request_is_lost(kubectl: Kubectl, hub: str, image: str, volume: str) -> None:
+    kubectl.apply(example())
+    wait_ready(kubectl)
+    with client.nothing_lost(kubectl):
+        edit(kubectl, qwen(hub, image))
+        assert wait_ready(kubectl, seconds=300)["status"]["mode"] == "qwen"
+        edit(kubectl, {"mode": "mock", "image": None, "resources": example()["spec"]["resources"]})
+        assert wait_ready(kubectl)["status"]["mode"] == "mock"
