@@ -56,7 +56,10 @@ class Settings(TerminationLogSettings):
         default=0, ge=0, le=1024, description="Threads that compute; 0 is as many as whole CPUs are granted."
     )
     max_concurrent_requests: int = Field(
-        default=0, ge=0, le=256, description="Answers generated at the same time; 0 is 4 on a CPU and 16 on a GPU."
+        default=0,
+        ge=0,
+        le=256,
+        description="Answers generated at the same time; 0 is 16 on a GPU, and on a CPU 4, or as many as have room.",
     )
     max_queued_requests: int = Field(
         default=16, ge=0, le=100_000, description="Requests that may wait beyond these; more are refused as busy."

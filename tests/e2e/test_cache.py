@@ -79,7 +79,7 @@ def test_a_model_that_does_not_fit_is_refused_once_it_is_there(kubectl: Kubectl,
     before = servers(kubectl)
     edit(kubectl, {**qwen(hub, "tiny/qwen3"), "resources": {"limits": {"memory": "256Mi"}}})
     found = wait_rolled_back(kubectl, "MemoryLimitTooSmall")
-    assert "768Mi" in condition(found, "RolledBack")["message"], "the number that would do"
+    assert "1024Mi" in condition(found, "RolledBack")["message"], "the number that would do"
     assert condition(found, "ModelCached")["status"] == "True"
     assert found["status"]["cache"]["phase"] == "Ready"
     assert servers(kubectl) == before

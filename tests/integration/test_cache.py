@@ -170,7 +170,7 @@ def test_an_edit_of_something_else_fetches_nothing_even_when_the_job_is_gone(kub
     kubectl.patch("llmdep", "triage", {"spec": {"resources": {"limits": {"memory": "16Gi"}}}})
     wait_for(kubectl, is_ready)
     assert jobs(kubectl) == []
-    kubectl.patch("llmdep", "triage", {"spec": {"resources": {"limits": {"memory": "8Gi"}}}})
+    kubectl.patch("llmdep", "triage", {"spec": {"resources": {"limits": {"memory": "4Gi"}}}})
     found = wait_for(kubectl, is_rolled_back)
     assert condition(found, "RolledBack")["reason"] == "MemoryLimitTooSmall"
     assert jobs(kubectl) == []

@@ -17,8 +17,9 @@ Quantization = Literal["none", "int8"]
 # Processors that multiply bfloat16 themselves; all others do it forty times slower than float32.
 _NATIVE_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# For everything but the weights: the program itself, the cache of a few answers.
-_REST_BYTES = 2 * 1024**3
+_MOST_ON_CPU, _MOST_ON_GPU = 4, 16
+# The program itself, with its libraries.
+_PROGRAM_BYTES = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ def choose(
     machine: Machine,
     *,
     parameters: int,
+    answer_numbers: int,
     device: Device | None = None,
     dtype: Dtype | None = None,
     quantization: Quantization | None = None,
@@ -52,16 +54,20 @@ def choose(
     concurrent_requests: int | None = None,
     piece_tokens: int | None = None,
 ) -> Choice:
-    """What is given is taken; the rest is what fits."""
+    """What is given is taken; the rest is what fits. `answer_numbers`: keys and values of one answer of full length."""
     device = device or ("cpu" if machine.gpu is None else "cuda")
     on_gpu = device == "cuda"
     dtype = dtype or (_gpu_dtype(machine.gpu) if on_gpu else _cpu_dtype(machine, quantization))
+    answer = answer_numbers * _BYTES[dtype]
+    if quantization is None:
+        quantization = "none" if on_gpu else _cpu_quantization(machine, dtype, parameters, answer)
+    weights = parameters * (1 if quantization == "int8" else 2)
     return Choice(
         device=device,
         dtype=dtype,
-        quantization=quantization or ("none" if on_gpu else _cpu_quantization(machine, dtype, parameters)),
+        quantization=quantization,
         threads=threads or max(int(machine.cpus), 1),
-        concurrent_requests=concurrent_requests or (16 if on_gpu else 4),
+        concurrent_requests=concurrent_requests or (_MOST_ON_GPU if on_gpu else _fitting(machine, weights, answer)),
         piece_tokens=piece_tokens or (512 if on_gpu else 32),
     )
 
@@ -77,12 +83,20 @@ def _cpu_dtype(machine: Machine, quantization: Quantization | None) -> Dtype:
     return "bfloat16" if native and quantization != "int8" else "float32"
 
 
-def _cpu_quantization(machine: Machine, dtype: Dtype, parameters: int) -> Quantization:
+def _fitting(machine: Machine, weights: int, answer: int) -> int:
+    """As many answers as have room at their full length: a process that runs out of memory answers nobody."""
+    if machine.memory_bytes is None:
+        return _MOST_ON_CPU
+    room = machine.memory_bytes - _PROGRAM_BYTES - weights
+    return max(min(room // answer, _MOST_ON_CPU), 1)
+
+
+def _cpu_quantization(machine: Machine, dtype: Dtype, parameters: int, answer: int) -> Quantization:
     """Weights are what an answer waits for: a quarter of the bytes of float32 is read in a quarter of the time."""
     if dtype == "float32":
         return "int8"
-    fits = machine.memory_bytes is None or parameters * _BYTES[dtype] + _REST_BYTES <= machine.memory_bytes
-    return "none" if fits else "int8"
+    needed = parameters * _BYTES[dtype] + answer + _PROGRAM_BYTES
+    return "none" if machine.memory_bytes is None or needed <= machine.memory_bytes else "int8"
 
 
 def read_machine(*, gpu: tuple[int, int] | None, root: Path = Path("/")) -> Machine:

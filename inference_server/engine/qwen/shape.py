@@ -37,6 +37,16 @@ class Shape:
         return self.layers * layer + self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
+    def memory_parameters(self) -> int:
+        """Numbers that are kept: a head that shares the embedding's is packed for itself, and its rows are kept too."""
+        return self.parameters + (self.vocabulary * self.hidden if self.tied else 0)
+
+    @property
+    def token_numbers(self) -> int:
+        """Keys and values of one token."""
+        return 2 * self.layers * self.key_value_heads * self.head
+
+    @property
     def step_parameters(self) -> int:
         """Numbers that one step reads: all matrices; of an embedding that is not the head too, only a row."""
         return self.parameters - (0 if self.tied else self.vocabulary * self.hidden)

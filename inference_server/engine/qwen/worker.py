@@ -220,7 +220,8 @@ def _choose(config: wire.EngineConfig, shape: Shape) -> Choice:
     gpu = torch.cuda.get_device_capability() if config.device != "cpu" and torch.cuda.is_available() else None
     return choose(
         read_machine(gpu=gpu),
-        parameters=shape.parameters,
+        parameters=shape.memory_parameters,
+        answer_numbers=shape.token_numbers * min(config.context_tokens, shape.context_tokens),
         device=config.device,
         dtype=config.dtype,
         quantization=config.quantization,

@@ -1,6 +1,7 @@
 """Does a model fit into a memory limit? A lower bound, from what READY.json says. Pure; called by gate.py.
 
-Weights as they are stored, keys and values of one request of usual length, and what the server itself takes.
+What the engine (inference_server/engine/qwen/hardware.py) takes at its smallest: weights in int8, keys and values of
+one request in float32, and the program with its libraries.
 """
 
 from collections.abc import Mapping
@@ -11,10 +12,11 @@ from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import quantity
 from llm_operator.core.cached_model import CachedModel
 
-SERVER_BYTES = 512 * 2**20
+SERVER_BYTES = 768 * 2**20
 REQUEST_TOKENS = 4096
-# Keys and values are kept in 16 bits, whatever the weights are.
-VALUE_BYTES = 2
+VALUE_BYTES = 4
+# Bytes of a stored weight, by the dtype of config.json; others are taken for those of the most common one.
+STORED_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 STEP = 256 * 2**20
 
 
@@ -22,7 +24,10 @@ def too_small(spec: LLMDeploymentSpec, model: CachedModel) -> Finding | None:
     """Why the memory limit of a spec cannot hold a model, with the number that would do; None where it can."""
     limits = None if spec.resources is None else spec.resources.limits
     limit = None if limits is None else limits.get("memory")
-    if limit is None or spec.wanted_model.memory_check == "Skip":
+    if limits is None or limit is None or spec.wanted_model.memory_check == "Skip":
+        return None
+    if any("/" in name for name in limits):
+        # An accelerator has memory of its own.
         return None
     needed = needed_bytes(model)
     if quantity.parse(limit) >= needed:
@@ -30,7 +35,7 @@ def too_small(spec: LLMDeploymentSpec, model: CachedModel) -> Finding | None:
     return Finding(
         Reason.MEMORY_LIMIT_TOO_SMALL,
         f"spec.resources.limits.memory is {limit}, and {model.repository} needs {_mebibytes(needed)} at least: "
-        f"{_mebibytes(model.weights_bytes)} for its weights, the rest for one request and the server. Set "
+        f"{_mebibytes(_weights(model))} for its weights in int8, the rest for one request and the server. Set "
         f"{_mebibytes(needed)} or more, or choose a smaller model; spec.model.memoryCheck Skip has it tried "
         "all the same.",
     )
@@ -38,8 +43,12 @@ def too_small(spec: LLMDeploymentSpec, model: CachedModel) -> Finding | None:
 
 def needed_bytes(model: CachedModel) -> int:
     """The least memory that serving takes, rounded up to 256 MiB."""
-    total = model.weights_bytes + _cache_bytes(model.facts) + SERVER_BYTES
+    total = _weights(model) + _cache_bytes(model.facts) + SERVER_BYTES
     return -(-total // STEP) * STEP
+
+
+def _weights(model: CachedModel) -> int:
+    return model.weights_bytes // STORED_BYTES.get(str(model.facts.get("dtype")), 2)
 
 
 def _cache_bytes(facts: Mapping[str, Any]) -> int:

@@ -110,7 +110,7 @@ def limited(memory: Any, **model: Any) -> Any:
 
 
 def test_the_number_that_would_do_does() -> None:
-    found = too_small(limited("8Gi"), a_model())
+    found = too_small(limited("4Gi"), a_model())
     assert found is not None
     assert found.reason is Reason.MEMORY_LIMIT_TOO_SMALL
     needed = needed_bytes(a_model())
@@ -120,8 +120,9 @@ def test_the_number_that_would_do_does() -> None:
 
 
 def test_weights_and_one_request_and_the_server_are_reckoned_with() -> None:
-    keys_and_values = 2 * 2 * 36 * 8 * 128 * 4096
-    assert 0 <= needed_bytes(a_model()) - (WEIGHTS + keys_and_values + 512 * 2**20) < 256 * 2**20
+    keys_and_values = 2 * 4 * 36 * 8 * 128 * 4096
+    assert 0 <= needed_bytes(a_model()) - (WEIGHTS // 2 + keys_and_values + 768 * 2**20) < 256 * 2**20
+    assert needed_bytes(a_model(facts={**FACTS, "dtype": "float32"})) < needed_bytes(a_model())
     assert needed_bytes(a_model(facts={**FACTS, "contextTokens": 10})) < needed_bytes(a_model())
     assert needed_bytes(a_model(facts={**FACTS, "contextTokens": None})) == needed_bytes(a_model())
     assert needed_bytes(a_model(facts={})) < needed_bytes(a_model())
@@ -132,5 +133,6 @@ def test_without_a_limit_or_with_the_override_nothing_is_refused() -> None:
         a_spec(mode="qwen"),
         a_cached_spec(resources={"requests": {"cpu": 1}}),
         limited("1Mi", memoryCheck="Skip"),
+        a_cached_spec(resources={"limits": {"memory": "1Mi", "nvidia.com/gpu": "1"}}),
     ):
         assert too_small(spec, a_model()) is None

@@ -283,7 +283,7 @@ def test_an_attempt_that_was_left_aside_begins_anew() -> None:
 
 
 def test_a_limit_that_cannot_hold_the_model_is_refused_before_any_pod_starts() -> None:
-    spec = a_cached_spec(resources={"limits": {"memory": "8Gi"}})
+    spec = a_cached_spec(resources={"limits": {"memory": "4Gi"}})
     observation = fetching(None, a_fetch_pod(0, last_words_of()), spec=spec)
     decided = planned(observation)
     (verdict,) = verdicts(decided)
