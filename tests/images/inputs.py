@@ -5,6 +5,7 @@ an image older than its tag says, and a Deployment rolls only when something in 
 """
 
 import hashlib
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -30,7 +31,12 @@ IMAGES = (
     Image("server", "localhost/inference-server", "Dockerfile.server", (("EXTRAS", "server fetch"),)),
 )
 # The server with torch, as people get it: gigabytes, so it is made only where it is asked for.
-MODEL_SERVER = Image("model-server", "localhost/inference-server-llm", "Dockerfile.server")
+MODEL_SERVER = Image(
+    "model-server",
+    "localhost/inference-server-llm",
+    "Dockerfile.server",
+    tuple((name, os.environ[name]) for name in ("TORCH_INDEX",) if os.environ.get(name)),
+)
 
 
 def instructions(dockerfile: str) -> Iterator[list[str]]:
