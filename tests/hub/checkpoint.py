@@ -53,7 +53,7 @@ CONFIG = {
     "num_attention_heads": _HEADS,
     "num_key_value_heads": _KEY_VALUE_HEADS,
     "head_dim": _HEAD,
-    "max_position_embeddings": 1024,
+    "max_position_embeddings": 4096,
     "vocab_size": _VOCABULARY,
     "rms_norm_eps": 1e-06,
     "rope_parameters": {"rope_theta": 5000000, "rope_type": "default"},

@@ -25,7 +25,7 @@ def tokenizer_files() -> dict[str, bytes]:
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "eos_token": MARKS[1],
                 "pad_token": MARKS[0],
-                "model_max_length": 1024,
+                "model_max_length": 4096,
             }
         ),
         "chat_template.jinja": TEMPLATE.encode(),

@@ -220,6 +220,9 @@ class QwenEngine:
                 self._take(wire.parse_report(body))
         except asyncio.IncompleteReadError:
             pass
+            # It has closed its pipe, and says by its exit code why.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), _END_SECONDS)
         finally:
             # Also when something came that is no report: who cannot be understood cannot go on.
             with suppress(ProcessLookupError):
@@ -301,7 +304,8 @@ def _died(code: int) -> wire.LoadFailed:
     return wire.LoadFailed(
         "EngineDied",
         f"The engine's process ended with code {code} before the model was ready.",
-        "Code -9 mostly means that the memory was not enough: raise the memory limit, or choose a smaller model.",
+        "Code -9 mostly means that the memory was not enough: raise the memory limit, or choose a smaller model. "
+        "Otherwise the log line uncaught_exception before this one has the place in the code.",
         ExitCode.ENGINE,
     )
 

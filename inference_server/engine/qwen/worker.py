@@ -31,7 +31,7 @@ from inference_server.engine.qwen.shape import Shape, read_shape
 from inference_server.engine.qwen.text import Text
 from inference_server.engine.qwen.thinking import Course, limits, opens_thinking
 from inference_server.engine.qwen.writer import Writer
-from inference_server.failure import StartupError
+from inference_server.failure import ExitCode, StartupError
 from inference_server.logs import configure_logging
 from inference_server.prompt import with_system_prompt
 
@@ -83,7 +83,10 @@ class Worker:
 
     def warm_up(self) -> EngineInfo:
         """Compute the common beginning of prompts, and measure how fast one answer alone is."""
-        self.batch.keep_beginning(self._text.common_beginning(self._config.system_prompt))
+        beginning = self._text.common_beginning(self._config.system_prompt)
+        if len(beginning) >= self._context - _LEAST_ROOM:
+            raise _too_long(len(beginning), self._context)
+        self.batch.keep_beginning(beginning)
         self._model.advance([0], [0], [0])
         began, count = time.perf_counter(), 0
         while count < _TRIAL_TOKENS and time.perf_counter() - began < _TRIAL_SECONDS:
@@ -189,7 +192,10 @@ def _obey(worker: Worker, command: wire.Command, outbox: Outbox) -> None:
         case wire.Cancel(id=number):
             worker.batch.cancel(number)
         case wire.WarmUp():
-            outbox.send(wire.Loaded(worker.warm_up()))
+            try:
+                outbox.send(wire.Loaded(worker.warm_up()))
+            except StartupError as error:
+                outbox.send(_load_failed(error))
         case wire.Load():
             raise RuntimeError("the model is loaded already")
 
@@ -202,6 +208,20 @@ def _step(worker: Worker, outbox: Outbox) -> None:
     if any(isinstance(error, torch.AcceleratorError) for _, error in outcome.failures):
         # After one error of the device every further call fails: only a new process helps.
         os._exit(1)
+
+
+def _load_failed(error: StartupError) -> wire.LoadFailed:
+    return wire.LoadFailed(error.reason, error.message, error.remedy, error.exit_code)
+
+
+def _too_long(tokens: int, context: int) -> StartupError:
+    return StartupError(
+        "SystemPromptTooLong",
+        f"The system prompt has {tokens} tokens; fewer than {context - _LEAST_ROOM} leave room for a question "
+        f"and an answer among the {context} tokens of a conversation.",
+        "Shorten SYSTEM_PROMPT, raise MAX_CONTEXT_TOKENS as far as the model allows, or choose another model.",
+        ExitCode.CONFIG,
+    )
 
 
 def _failed(number: int, error: Exception) -> wire.Failed:
@@ -244,7 +264,7 @@ def main() -> int:
     try:
         worker = Worker(first.config, ProgressReports(outbox).report)
     except StartupError as error:
-        outbox.send(wire.LoadFailed(error.reason, error.message, error.remedy, error.exit_code))
+        outbox.send(_load_failed(error))
         return 0
     outbox.send(wire.Loaded(worker.info))
     serve(worker, inbox, outbox)

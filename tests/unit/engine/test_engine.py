@@ -32,7 +32,7 @@ from inference_server.engine.protocol import (
 )
 from inference_server.engine.qwen.host import QwenEngine
 from inference_server.engine.qwen.wire import EngineConfig
-from inference_server.failure import StartupError
+from inference_server.failure import ExitCode, StartupError
 from tests.unit.engine.conftest import POISON
 
 LONG = Sampling(max_new_tokens=1500, temperature=0)
@@ -67,6 +67,13 @@ async def an_engine(folder: Path, **over: Any) -> AsyncIterator[QwenEngine]:
 async def engine(thinking_model: Path) -> AsyncIterator[QwenEngine]:
     async with an_engine(thinking_model) as engine:
         yield engine
+
+
+async def test_a_system_prompt_that_leaves_no_room_is_refused(thinking_model: Path) -> None:
+    with pytest.raises(StartupError) as caught:
+        async with an_engine(thinking_model, system_prompt="x" * 2000):
+            pass
+    assert (caught.value.reason, caught.value.exit_code) == ("SystemPromptTooLong", ExitCode.CONFIG)
 
 
 def workers_of(pid: int) -> list[int]:

@@ -85,7 +85,7 @@ def test_the_facts_for_a_check_of_the_memory_come_from_the_configuration() -> No
         "attentionHeads": 4,
         "keyValueHeads": 2,
         "headDimension": 16,
-        "contextTokens": 1024,
+        "contextTokens": 4096,
         "vocabulary": 261,
     }
 
