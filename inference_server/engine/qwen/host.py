@@ -219,7 +219,6 @@ class QwenEngine:
                 body = await process.stdout.readexactly(wire.body_bytes(header))
                 self._take(wire.parse_report(body))
         except asyncio.IncompleteReadError:
-            pass
             # It has closed its pipe, and says by its exit code why.
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), _END_SECONDS)
