@@ -80,6 +80,7 @@ bench: $(SETUP) ## Measure, as ratios to a baseline in the same run: docs/perfor
 	$(BIN)/python -m bench.serving
 	$(BIN)/python -m bench.serving --vocabulary 151936 --rounds 3
 	$(BIN)/python -m bench.serving_http
+	$(BIN)/python -m bench.start_time
 
 .PHONY: fmt
 fmt: $(SETUP) ## Format and fix what can be fixed
