@@ -69,6 +69,8 @@ integration: $(SETUP) ## Tests on a real control plane with simulated nodes
 
 .PHONY: e2e
 e2e: $(SETUP) deploy-local ## Tests on a real node: images, operator in a pod, real servers
+	@echo "==> The image that runs a model: 6 GB, some minutes"
+	[ "$$($(CLUSTER) status --provider)" = kwok ] || $(BIN)/python -m tests.e2e.model_image
 	@echo "==> End-to-end tests"
 	KUBECONFIG=$(LOCAL_KUBECONFIG) $(PYTEST) -m e2e
 

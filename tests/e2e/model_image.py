@@ -1,6 +1,7 @@
-"""The server's image with torch, built and put on the node for those tests that run a model.
+"""The server's image with torch, on the node for those tests that run a model: `python -m tests.e2e.model_image`.
 
-E2E_MODEL_IMAGE names one that the nodes can pull, for clusters other than the local one.
+Building and loading take minutes, so `make e2e` does it first, where it shows what it does. E2E_MODEL_IMAGE names one
+that the nodes can pull, for clusters other than the local one.
 """
 
 import json
@@ -12,9 +13,12 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.images.engines import installed
+from tests.images.inputs import MODEL_SERVER, tagged
 from tests.kubectl import Kubectl
 
-NOT_RUN = "NOT RUN: no image of the server with torch: name one in E2E_MODEL_IMAGE"
+KUBECONFIG = ROOT / ".local" / "kubeconfig"
+ARCHIVES = ROOT / ".local" / "images"
+NOT_RUN = "NOT RUN: no image of the server with torch: `make e2e` builds it, E2E_MODEL_IMAGE names one"
 
 
 def model_image(admin: Kubectl) -> str:
@@ -22,14 +26,22 @@ def model_image(admin: Kubectl) -> str:
     given = os.environ.get("E2E_MODEL_IMAGE")
     if given:
         return given
-    if admin.kubeconfig.resolve() != ROOT / ".local" / "kubeconfig" or installed() is None:
+    if admin.kubeconfig.resolve() != KUBECONFIG or installed() is None:
         assert "E2E_REQUIRED" not in os.environ, NOT_RUN
         pytest.skip(NOT_RUN)
+    name = tagged(MODEL_SERVER)
+    if name not in _on_the_nodes(admin):
+        prepare()
+    return name
+
+
+def prepare() -> None:
+    """Build it and put it on the local cluster's node."""
     _run("tests.images", "build", "--model-server")
-    built = json.loads((ROOT / ".local" / "images" / "images.json").read_text())["model-server"]
-    if built["image"] not in _on_the_nodes(admin):
-        _run("tests.cluster", "load", built["archive"])
-    return str(built["image"])
+    archive = ROOT / json.loads((ARCHIVES / "images.json").read_text())[MODEL_SERVER.key]["archive"]
+    _run("tests.cluster", "load", str(archive))
+    # It is on the node, and with what builds images; a third copy of gigabytes serves nobody.
+    archive.unlink()
 
 
 def _on_the_nodes(admin: Kubectl) -> set[str]:
@@ -38,5 +50,8 @@ def _on_the_nodes(admin: Kubectl) -> set[str]:
 
 
 def _run(module: str, *arguments: str) -> None:
-    # Its lines tell what takes so long.
     subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    prepare()
