@@ -2,6 +2,7 @@
 
     python -m bench.serving --vocabulary 8192 --streams 1 4
     python -m bench.serving --vocabulary 151936 --rounds 3
+    python -m bench.serving --device cuda --qwen3-4b --streams 1 8 --prompt 512 --tokens 512    # NOT RUN by anybody yet
 
 The model is Qwen3 with random weights, written to disk first, so that loading is measured too. Every number is a median
 over rounds, in each of which all ways take their turn: what slows down the machine slows down all of them.
@@ -41,9 +42,9 @@ from tests.cluster.steps import say
 
 _READ_BYTES = 1024 * 1024 * 1024
 _PIECE_TOKENS = 32
-# Bytes of a weight. `dense` is float32.
-_WIDTHS: dict[Storage, int] = {"dense": 4, "float16": 2, "int8": 1}
-CPU = torch.device("cpu")
+# Bytes of a weight. `dense` is what the device computes in.
+_WIDTHS: dict[str, dict[Storage, int]] = {"cpu": {"dense": 4, "float16": 2, "int8": 1}, "cuda": {"dense": 2}}
+_DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 # Of one thread, CPU seconds are what it would take alone, but for the memory that others read meanwhile.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 clock = CLOCKS["wall"]
@@ -60,37 +61,43 @@ class Run:
 
 def a_model(folder: Path, arguments: argparse.Namespace) -> Shape:
     torch.manual_seed(0)
+    hidden, layers, vocabulary = arguments.hidden, arguments.layers, arguments.vocabulary
+    inner, heads, key_value_heads = 3 * hidden, hidden // 64, hidden // 128
+    if arguments.qwen3_4b:
+        hidden, layers, vocabulary, inner, heads, key_value_heads = 2560, 36, 151_936, 9728, 32, 8
     config = Qwen3Config(
-        vocab_size=arguments.vocabulary,
-        hidden_size=arguments.hidden,
-        intermediate_size=3 * arguments.hidden,
-        num_hidden_layers=arguments.layers,
-        num_attention_heads=arguments.hidden // 64,
-        num_key_value_heads=arguments.hidden // 128,
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
         head_dim=128,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 5e6},
         eos_token_id=None,
     )
-    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    model = Qwen3ForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(folder)
     return read_shape(folder)
 
 
-def read_bandwidth() -> float:
-    """Bytes per second that this machine can read from memory: the best of a few sums over a gigabyte."""
-    numbers = torch.ones(_READ_BYTES // 4)
+def read_bandwidth(device: torch.device) -> float:
+    """Bytes per second that the device can read from its memory: the best of a few sums over a gigabyte."""
+    numbers = torch.ones(_READ_BYTES // 4, device=device)
     return max(_READ_BYTES / _seconds(lambda: numbers.sum()) for _ in range(5))
 
 
 class Generate:
     """transformers: prompts of one length, from the first step to the last together."""
 
-    def __init__(self, folder: Path) -> None:
-        self._model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        dtype = _DTYPES[device.type]
+        self._model = Qwen3ForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
 
     def run(self, prompts: Sequence[list[int]], tokens: int) -> Run:
-        ids = torch.tensor(prompts)
+        ids = torch.tensor(prompts, device=self._model.device)
         options: dict[str, Any] = {
             "attention_mask": torch.ones_like(ids),
             "do_sample": False,
@@ -106,12 +113,12 @@ class Generate:
 class Engine:
     """Ours, as the worker runs it, without the pipe to the server."""
 
-    def __init__(self, folder: Path, *, storage: Storage, slots: int) -> None:
-        shape, options = read_shape(folder), {"dtype": torch.float32, "device": CPU}
+    def __init__(self, folder: Path, device: torch.device, *, storage: Storage, slots: int) -> None:
+        shape, options = read_shape(folder), {"dtype": _DTYPES[device.type], "device": device}
         began = clock()
         weights = load_weights(folder, shape, storage=storage, progress=lambda _: None, **options)  # type: ignore[arg-type]
         self.load_seconds = clock() - began
-        cache = Cache(shape, slots=slots, tokens=1024, **options)  # type: ignore[arg-type]
+        cache = Cache(shape, slots=slots, tokens=2048, **options)  # type: ignore[arg-type]
         self._model = Model(shape, weights, cache, **options)  # type: ignore[arg-type]
 
     def run(self, prompts: Sequence[list[int]], tokens: int) -> Run:
@@ -147,10 +154,10 @@ def _answer(number: int, prompt: list[int], tokens: int) -> Answer:
 
 def measure(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, list[Run]], list[float]]:
     chance = random.Random(0)
-    most = max(arguments.streams)
-    prompts = [[chance.randrange(arguments.vocabulary) for _ in range(arguments.prompt)] for _ in range(most)]
-    generate = Generate(folder)
-    engines = {storage: Engine(folder, storage=storage, slots=most) for storage in _WIDTHS}
+    most, device = max(arguments.streams), torch.device(arguments.device)
+    prompts = [[chance.randrange(1000) for _ in range(arguments.prompt)] for _ in range(most)]
+    generate = Generate(folder, device)
+    engines = {storage: Engine(folder, device, storage=storage, slots=most) for storage in _WIDTHS[device.type]}
     say("loaded in " + ", ".join(f"{engine.load_seconds:.1f} s ({name})" for name, engine in engines.items()))
     ways: dict[str, Callable[[int], Run]] = {}
     for streams in arguments.streams:
@@ -162,21 +169,21 @@ def measure(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, list
     found: dict[str, list[Run]] = {name: [] for name in ways}
     bandwidths = []
     for number in range(arguments.rounds):
-        bandwidths.append(read_bandwidth())
+        bandwidths.append(read_bandwidth(device))
         for name, run in ways.items():
             found[name].append(run(arguments.tokens))
         say(f"  round {number + 1} of {arguments.rounds}: {bandwidths[-1] / 1e9:.1f} GB/s read")
     return found, bandwidths
 
 
-def table(found: dict[str, list[Run]], bandwidths: Sequence[float], shape: Shape) -> str:
+def table(found: dict[str, list[Run]], bandwidths: Sequence[float], shape: Shape, device: str) -> str:
     head = ("way, streams", "tokens/s", "lowest to highest", "of generate", "of one stream", "of read", "first, ms")
     rows = [(*head, "gap p50, ms", "gap p95, ms")]
     for name, runs in found.items():
         way, streams = name.rsplit(", ", 1)
         rates = [run.tokens_per_second for run in runs]
         gaps = [gap * 1000 for run in runs for gap in run.gaps]
-        width = {"generate": 4, **_WIDTHS}[way]
+        width = _WIDTHS[device]["dense" if way == "generate" else way]  # type: ignore[index]
         reads = [rate / int(streams) * shape.step_parameters * width for rate in rates]
         rows.append(
             (
@@ -202,6 +209,8 @@ def _ratio(ours: Sequence[float], others: Sequence[float]) -> float:
 def _seconds(work: Callable[[], Any]) -> float:
     began = clock()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return clock() - began
 
 
@@ -217,6 +226,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=14)
     parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--qwen3-4b", action="store_true", help="the shape of Qwen3-4B: 8 GB in bfloat16")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt")
     parser.add_argument("--tokens", type=int, default=32, help="tokens of each answer")
@@ -233,7 +244,7 @@ def main(words: Sequence[str] | None = None) -> int:
         millions = shape.step_parameters / 1e6
         say(f"==> {millions:.0f} million parameters a step, vocabulary {shape.vocabulary}, {arguments.threads} threads")
         found, bandwidths = measure(arguments, folder)
-    print(table(found, bandwidths, shape))
+    print(table(found, bandwidths, shape, arguments.device))
     path = results / "serving.json"
     runs = {name: [asdict(run) for run in some] for name, some in found.items()}
     path.write_text(json.dumps({"arguments": vars(arguments), "read": bandwidths, "runs": runs}, indent=2))

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=14)
     parser.add_argument("--vocabulary", type=int, default=151_936)
+    parser.add_argument("--qwen3-4b", action="store_true", help="the shape of Qwen3-4B: 8 GB")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="start-time-") as scratch:

@@ -94,6 +94,21 @@ def test_a_token_from_a_secret_opens_a_private_repository(kubectl: Kubectl, hub:
     assert "hf_test" not in kubectl("get", "llmdep,controllerrevisions,jobs,pods", "-o", "yaml")
 
 
+def test_two_llmdeployments_share_one_fetch(kubectl: Kubectl, hub: str, volume: str) -> None:
+    spec = {**example()["spec"], **qwen(hub, "tiny/slow")}
+    both = [{**example(), "metadata": {"name": name}, "spec": spec} for name in ("triage", "second")]
+    kubectl.apply(*both)
+
+    def cached(name: str) -> bool:
+        found = kubectl.get("llmdep", name)
+        return found is not None and condition(found, "ModelCached").get("status") == "True"
+
+    eventually(lambda: cached("triage") and cached("second"), seconds=120)
+    (job,) = kubectl.list("jobs")
+    assert {one["name"] for one in job["metadata"]["ownerReferences"]} == {"triage", "second"}
+    assert len(kubectl.list("pods", "-l", f"batch.kubernetes.io/job-name={job['metadata']['name']}")) == 1
+
+
 def test_the_claim_outlives_its_llmdeployment_and_the_next_one_downloads_nothing(
     kubectl: Kubectl, hub: str, volume: str
 ) -> None:
