@@ -195,10 +195,17 @@ def _moved(observation: Observation, spec: LLMDeploymentSpec, verdict: Verdict) 
 
 
 def _is_older(job: Manifest | None, verdict: Verdict) -> bool:
-    """Whether the Job was made before this attempt began: what became of it is no answer to the attempt."""
+    """Whether the Job was made before this attempt began: what became of it is no answer to the attempt.
+
+    Times are whole seconds. Of a second attempt's own second it is not known, and then it is fetched once more.
+    """
     if job is None or verdict.started_at is None:
         return False
-    return datetime.fromisoformat(job["metadata"]["creationTimestamp"]) < verdict.started_at.replace(microsecond=0)
+    made, began = (
+        datetime.fromisoformat(job["metadata"]["creationTimestamp"]),
+        verdict.started_at.replace(microsecond=0),
+    )
+    return made < began or (made == began and verdict.attempt > 1)
 
 
 def _too_late(observation: Observation, spec: LLMDeploymentSpec) -> Finding:
