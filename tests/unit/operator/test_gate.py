@@ -261,10 +261,11 @@ def test_who_shares_a_fetch_becomes_an_owner_of_it() -> None:
     )
 
 
-def test_a_retry_token_has_a_rejected_fetch_tried_once_more() -> None:
+@pytest.mark.parametrize("seconds", [100, 0])
+def test_a_retry_token_has_a_rejected_fetch_tried_once_more(seconds: int) -> None:
     spec = a_cached_spec(rollback={"retryToken": "again"})
     observation = fetching(
-        a_fetch("Failed", made=ago(100)), spec=spec, state=State.REJECTED, verdict={"reason": "TokenInvalid"}
+        a_fetch("Failed", made=ago(seconds)), spec=spec, state=State.REJECTED, verdict={"reason": "TokenInvalid"}
     )
     decided = planned(observation)
     (verdict,) = verdicts(decided)
