@@ -30,6 +30,8 @@ from tests.hub.tokenizer import tokenizer_files
 _PIECE = 16 * 1024 * 1024
 _DROP = Path("/proc/sys/vm/drop_caches")
 COMMIT = "0" * 40
+# As many tokens as the default has by Qwen3's tokenizer: by the tiny one every letter is a token.
+_SYSTEM_PROMPT = "Be brief. " * 42
 
 
 def main() -> None:
@@ -79,7 +81,7 @@ def _read_all(folder: Path) -> float:
 
 
 def _until_ready(folder: Path) -> float:
-    return _started({"LLM_MODE": "qwen", "MODEL_PATH": str(folder)})
+    return _started({"LLM_MODE": "qwen", "MODEL_PATH": str(folder), "SYSTEM_PROMPT": _SYSTEM_PROMPT})
 
 
 def _until_a_mock_is_ready(_: Path) -> float:
