@@ -12,6 +12,8 @@ from tests.kubectl import Kubectl, Manifest, eventually
 
 NAME = "hub"
 PORT = 8080
+# The claim that `a_volume` is for.
+CACHE = {"claimName": "model-cache", "size": "1Gi", "storageClassName": "e2e"}
 
 
 @contextmanager
@@ -66,7 +68,7 @@ def a_volume(admin: Kubectl, image: str, namespace: str, claim: str) -> Iterator
             "capacity": {"storage": "1Gi"},
             "accessModes": ["ReadWriteMany"],
             "persistentVolumeReclaimPolicy": "Retain",
-            "storageClassName": "e2e",
+            "storageClassName": CACHE["storageClassName"],
             "hostPath": {"path": path},
             "claimRef": {"namespace": namespace, "name": claim},
         },

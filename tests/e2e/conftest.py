@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import a_hub
 from tests.e2e import registry as a_registry
 from tests.e2e.steps import operator_logs, server_image
 from tests.kubectl import Kubectl, eventually
@@ -31,6 +32,20 @@ def registry(admin: Kubectl) -> Iterator[a_registry.Registry]:
     """A registry that misbehaves."""
     with a_registry.running(admin, server_image(admin)) as registry:
         yield registry
+
+
+@pytest.fixture(scope="module")
+def hub(admin: Kubectl) -> Iterator[str]:
+    """Address of a Hub in the cluster."""
+    with a_hub.running(admin, server_image(admin)) as address:
+        yield address
+
+
+@pytest.fixture
+def volume(admin: Kubectl, kubectl: Kubectl) -> Iterator[str]:
+    """A volume for the claim of the namespace."""
+    with a_hub.a_volume(admin, server_image(admin), kubectl.namespace, a_hub.CACHE["claimName"]) as path:
+        yield path
 
 
 @pytest.fixture

@@ -5,36 +5,19 @@ then refused as a mode that it cannot run.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.e2e import a_hub, client
-from tests.e2e.steps import edit, example, server_image, servers, triage, wait_ready, wait_rolled_back
+from tests.e2e.steps import edit, example, servers, triage, wait_ready, wait_rolled_back
 from tests.kubectl import Kubectl, Manifest, condition, eventually
-
-CACHE = {"claimName": "model-cache", "size": "1Gi", "storageClassName": "e2e"}
-
-
-@pytest.fixture(scope="module")
-def hub(admin: Kubectl) -> Iterator[str]:
-    """Address of the Hub."""
-    with a_hub.running(admin, server_image(admin)) as address:
-        yield address
-
-
-@pytest.fixture
-def volume(admin: Kubectl, kubectl: Kubectl) -> Iterator[str]:
-    """A volume for the claim of the namespace."""
-    with a_hub.a_volume(admin, server_image(admin), kubectl.namespace, "model-cache") as path:
-        yield path
 
 
 def qwen(hub: str, repository: str, **over: Any) -> Manifest:
     model = {"repository": repository, "endpoint": hub, **over}
     resources = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
-    return {"mode": "qwen", "model": model, "cache": CACHE, "resources": resources}
+    return {"mode": "qwen", "model": model, "cache": a_hub.CACHE, "resources": resources}
 
 
 def test_a_model_is_fetched_with_progress_and_found_by_the_servers(kubectl: Kubectl, hub: str, volume: str) -> None:

@@ -1,16 +1,13 @@
 """`mode: qwen` on a real node: a tiny Qwen3 of random weights, from a Hub in the cluster, run by torch in a pod."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.e2e import a_hub, client
 from tests.e2e.model_image import model_image
-from tests.e2e.steps import edit, example, server_image, triage, wait_ready
+from tests.e2e.steps import edit, example, triage, wait_ready
 from tests.kubectl import Kubectl, Manifest
 
 REPOSITORY = "tiny/qwen3"
-CACHE = {"claimName": "model-cache", "size": "1Gi", "storageClassName": "e2e"}
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
 
 
@@ -19,21 +16,9 @@ def image(admin: Kubectl) -> str:
     return model_image(admin)
 
 
-@pytest.fixture(scope="module")
-def hub(admin: Kubectl) -> Iterator[str]:
-    with a_hub.running(admin, server_image(admin)) as address:
-        yield address
-
-
-@pytest.fixture
-def volume(admin: Kubectl, kubectl: Kubectl) -> Iterator[str]:
-    with a_hub.a_volume(admin, server_image(admin), kubectl.namespace, "model-cache") as path:
-        yield path
-
-
 def qwen(hub: str, image: str) -> Manifest:
     model = {"repository": REPOSITORY, "endpoint": hub}
-    return {"mode": "qwen", "image": image, "model": model, "cache": CACHE, "resources": RESOURCES}
+    return {"mode": "qwen", "image": image, "model": model, "cache": a_hub.CACHE, "resources": RESOURCES}
 
 
 def test_a_model_answers(kubectl: Kubectl, hub: str, image: str, volume: str) -> None:

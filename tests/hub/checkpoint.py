@@ -5,7 +5,7 @@ import random
 import struct
 from collections.abc import Mapping
 
-from tests.hub.tokenizer import END_OF_TEXT, END_OF_TURN, VOCABULARY, tokenizer_files
+from tests.hub.tokenizer import END_OF_TEXT, END_OF_TURN, VOCABULARY, as_json, tokenizer_files
 
 _PIECE = 64 * 1024 * 1024
 _LAYERS, _HIDDEN, _HEADS, _KEY_VALUE_HEADS, _HEAD, _INNER, _VOCABULARY = 2, 64, 4, 2, 16, 128, VOCABULARY
@@ -29,14 +29,14 @@ def a_checkpoint(*, seed: int = 0, shards: int = 2, padding: int = 0) -> dict[st
     if shards > 1:
         total = sum(len(content) for content in files.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        files["model.safetensors.index.json"] = _json(index)
+        files["model.safetensors.index.json"] = as_json(index)
     generation = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "do_sample": True}
     return (
         files
         | tokenizer_files()
         | {
-            "config.json": _json(CONFIG),
-            "generation_config.json": _json({**generation, "eos_token_id": [END_OF_TURN, END_OF_TEXT]}),
+            "config.json": as_json(CONFIG),
+            "generation_config.json": as_json({**generation, "eos_token_id": [END_OF_TURN, END_OF_TEXT]}),
             "README.md": b"# A tiny random model\n",
             ".gitattributes": b"*.safetensors filter=lfs\n",
         }
@@ -109,7 +109,3 @@ def _tensors() -> dict[str, tuple[int, ...]]:
         }
         tensors |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in shapes.items()}
     return tensors
-
-
-def _json(document: object) -> bytes:
-    return json.dumps(document, indent=2).encode() + b"\n"

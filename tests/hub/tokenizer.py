@@ -19,8 +19,8 @@ def tokenizer_files() -> dict[str, bytes]:
     """Files by name."""
     vocabulary = {letter: place for place, letter in enumerate(_letters())}
     return {
-        "tokenizer.json": _json(_tokenizer(vocabulary)),
-        "tokenizer_config.json": _json(
+        "tokenizer.json": as_json(_tokenizer(vocabulary)),
+        "tokenizer_config.json": as_json(
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "eos_token": MARKS[1],
@@ -29,7 +29,7 @@ def tokenizer_files() -> dict[str, bytes]:
             }
         ),
         "chat_template.jinja": TEMPLATE.encode(),
-        "vocab.json": _json(vocabulary),
+        "vocab.json": as_json(vocabulary),
         "merges.txt": b"#version: 0.2\n",
     }
 
@@ -81,5 +81,6 @@ def _mark(number: int, name: str) -> dict[str, object]:
     }
 
 
-def _json(document: object) -> bytes:
+def as_json(document: object) -> bytes:
+    """A file of the model."""
     return json.dumps(document, indent=2).encode() + b"\n"

@@ -8,6 +8,7 @@ from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import Cache
 from llm_operator.core import names, quantity
 from llm_operator.core.children import shared_reference
+from llm_operator.core.diagnosis import is_going
 from llm_operator.core.model import Amend, Parent
 from llm_operator.core.names import Manifest
 
@@ -67,11 +68,6 @@ def problem(name: str, live: Manifest | None) -> Finding | None:
 def is_pending(live: Manifest | None) -> bool:
     """Whether the claim has no volume (yet)."""
     return live is not None and live.get("status", {}).get("phase", "Pending") == "Pending"
-
-
-def is_going(live: Manifest) -> bool:
-    """Whether it is being deleted."""
-    return "deletionTimestamp" in live["metadata"]
 
 
 def _owner(parent: Parent, live: Manifest, *, wanted: bool) -> list[Manifest]:

@@ -100,9 +100,9 @@ def _fault_of(pod: Manifest) -> Fault | None:
     return next((fault for fault in (check(pod) for check in POD_CHECKS) if fault is not None), None)
 
 
-def is_going(pod: Manifest) -> bool:
-    """Whether the pod is being deleted."""
-    return "deletionTimestamp" in pod["metadata"]
+def is_going(live: Manifest) -> bool:
+    """Whether the object is being deleted."""
+    return "deletionTimestamp" in live["metadata"]
 
 
 def is_over(pod: Manifest) -> bool:

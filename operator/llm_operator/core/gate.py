@@ -14,7 +14,7 @@ from llm_operator.core.cache_job import is_finished
 from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.children import shared_reference
 from llm_operator.core.claim import add_owner, is_pending, problem, remove_owner
-from llm_operator.core.diagnosis import Proof
+from llm_operator.core.diagnosis import Proof, is_going
 from llm_operator.core.fetch import Fetch, build_fetch, fetch_name, lost_its_pod, read_fetch
 from llm_operator.core.history import History
 from llm_operator.core.judge import (
@@ -57,7 +57,7 @@ def fetch_actions(
     if job is None:
         name = fetch_name(spec, claim, settings)
         return [Make(build_fetch(observation.parent, spec, cache, name, settings))]
-    if "deletionTimestamp" in job["metadata"]:
+    if is_going(job):
         return []
     fetch = current_fetch(observation)
     of_an_earlier_try = fetch is not None and fetch.failed and _is_older(job, revision.verdict)
@@ -92,7 +92,7 @@ def let_go(observation: Observation, *, given_up: bool) -> list[Action]:
         jobs += [ours] if observation.parent.uid in _owners(ours) else []
     actions: list[Action] = []
     for job in jobs:
-        if is_finished(job) or "deletionTimestamp" in job["metadata"]:
+        if is_finished(job) or is_going(job):
             continue
         shared = len(job["metadata"]["ownerReferences"]) > 1
         actions.append(Amend(job, tuple(remove_owner(observation.parent, job))) if shared else Discard(job))

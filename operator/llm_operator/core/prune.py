@@ -18,8 +18,8 @@ from llm_operator.core import names
 from llm_operator.core.cache_job import KEPT_SECONDS, build_job, has, is_finished, works_on
 from llm_operator.core.cached_model import decode
 from llm_operator.core.children import prune_container
-from llm_operator.core.claim import is_going
 from llm_operator.core.course import Course, own_deployment
+from llm_operator.core.diagnosis import is_going
 from llm_operator.core.judge import is_rolled_out
 from llm_operator.core.model import Action, Amend, Make, Observation, Parent, Settings
 from llm_operator.core.names import Manifest
