@@ -15,6 +15,7 @@ export PATH := $(shell python3 -m tests.cluster binaries --print-dir || echo /no
 CLUSTER := python3 -m tests.cluster
 BIN := .venv/bin
 SETUP := .venv/.complete
+LOOK := .venv/.look
 PYTEST := $(BIN)/pytest --durations=10
 # Decisions without I/O, covered to the last branch.
 PURE_FETCH := failures keep layout ownership plan progress ready retry
@@ -29,6 +30,12 @@ $(SETUP): pyproject.toml uv.lock scripts/uv.sh
 	"$$(scripts/uv.sh)" sync --frozen --extra operator --extra server --extra fetch --extra llm --extra otel --extra dev
 	touch $@
 
+# Without torch, which is most of the packages' 6 GB: whoever only looks need not wait for it.
+$(LOOK): pyproject.toml uv.lock scripts/uv.sh
+	@echo "==> Python packages, without torch"
+	"$$(scripts/uv.sh)" sync --frozen --inexact --extra operator --extra server
+	touch $@
+
 .PHONY: setup
 setup: $(SETUP) ## Install the Python packages into .venv
 
@@ -38,7 +45,7 @@ download-model: $(SETUP) ## Download the model into MODEL_CACHE_DIR (.env or the
 	$(BIN)/python -m inference_server fetch
 
 .PHONY: demo
-demo: $(SETUP) deploy-local ## Cluster, images, operator, an LLMDeployment, a /triage reply: the main job
+demo: $(LOOK) deploy-local ## Cluster, images, operator, an LLMDeployment, a /triage reply: the main job
 	@KUBECONFIG=$(LOCAL_KUBECONFIG) scripts/demo.sh
 
 .PHONY: test

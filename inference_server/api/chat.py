@@ -21,7 +21,7 @@ from inference_server.api.chat_schemas import (
 from inference_server.api.error_bodies import ProblemError, openai_error
 from inference_server.api.models import require_model
 from inference_server.api.schemas import MAX_SEED, openai_responses
-from inference_server.api.sse import frame
+from inference_server.api.sse import frame, streamed
 from inference_server.engine.answer import Answer
 from inference_server.engine.protocol import (
     EngineInfo,
@@ -42,15 +42,11 @@ _STREAM = "With `stream`: chunks as OpenAI sends them (`chat.completion.chunk`),
 
 
 def add_chat(app: FastAPI, answering: Answering) -> None:
-    answers: dict[int | str, dict[str, Any]] = {
-        200: {"description": "The answer.", "content": {"text/event-stream": {"schema": {"description": _STREAM}}}}
-    }
-
     @app.post(
         "/v1/chat/completions",
         tags=["openai"],
         response_model=ChatCompletion,
-        responses=answers | openai_responses(400, 401, 404, 413, 415, 429, 500, 503),
+        responses=streamed(_STREAM) | openai_responses(400, 401, 404, 413, 415, 429, 500, 503),
     )
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Go on with a conversation. Without a system message of its own it gets the server's."""

@@ -31,6 +31,13 @@ def frame(data: Any, *, event: str | None = None) -> bytes:
     return f"{name}data: {text}\n\n".encode("utf-8", "replace")
 
 
+def streamed(description: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entry of a route whose answer may be a stream, of the form described."""
+    return {
+        200: {"description": "The answer.", "content": {"text/event-stream": {"schema": {"description": description}}}}
+    }
+
+
 class EventStream(Response):
     """`frames` is closed in any case. `aborted`: what to say when the server must stop before they end.
 

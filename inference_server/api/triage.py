@@ -9,7 +9,7 @@ from inference_server.api.answering import Answering
 from inference_server.api.config import ApiConfig
 from inference_server.api.error_bodies import ProblemError, problem
 from inference_server.api.schemas import TriageRequest, TriageResponse, UsageBody, problem_responses
-from inference_server.api.sse import frame
+from inference_server.api.sse import frame, streamed
 from inference_server.engine.protocol import (
     EngineInfo,
     Event,
@@ -31,15 +31,11 @@ _STREAM = (
 
 
 def add_triage(app: FastAPI, answering: Answering) -> None:
-    answers: dict[int | str, dict[str, Any]] = {
-        200: {"description": "The answer.", "content": {"text/event-stream": {"schema": {"description": _STREAM}}}}
-    }
-
     @app.post(
         "/triage",
         tags=["triage"],
         response_model=TriageResponse,
-        responses=answers | problem_responses(400, 401, 413, 415, 422, 429, 500, 503),
+        responses=streamed(_STREAM) | problem_responses(400, 401, 413, 415, 422, 429, 500, 503),
     )
     async def triage(body: TriageRequest, request: Request) -> Response:
         """Answer a patient's question. An answer is generated text: it does not replace a clinician."""
