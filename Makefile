@@ -16,6 +16,8 @@ CLUSTER := python3 -m tests.cluster
 BIN := .venv/bin
 SETUP := .venv/.complete
 LOOK := .venv/.look
+# What is compiled while the package is installed.
+COMPILED := hatch_build.py inference_server/engine/qwen/kernels.c
 PYTEST := $(BIN)/pytest --durations=10
 # Decisions without I/O, covered to the last branch.
 PURE_FETCH := failures keep layout ownership plan progress ready retry
@@ -25,13 +27,13 @@ PURE_ENGINE := admission hardware scheduler thinking writer
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(SETUP): pyproject.toml uv.lock scripts/uv.sh
+$(SETUP): pyproject.toml uv.lock scripts/uv.sh $(COMPILED)
 	@echo "==> Python packages"
 	"$$(scripts/uv.sh)" sync --frozen --extra operator --extra server --extra fetch --extra llm --extra otel --extra dev
 	touch $@
 
 # Without torch, which is most of the packages' 6 GB: whoever only looks need not wait for it.
-$(LOOK): pyproject.toml uv.lock scripts/uv.sh
+$(LOOK): pyproject.toml uv.lock scripts/uv.sh $(COMPILED)
 	@echo "==> Python packages, without torch"
 	"$$(scripts/uv.sh)" sync --frozen --inexact --extra operator --extra server
 	touch $@

@@ -29,11 +29,12 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from bench.planes import failures_told, results_folder
 from bench.tables import aligned
+from inference_server.engine.qwen import kernels
 from inference_server.engine.qwen.batch import Answer, Batch
 from inference_server.engine.qwen.cache import Cache
 from inference_server.engine.qwen.linear import Storage
 from inference_server.engine.qwen.loading import load_weights
-from inference_server.engine.qwen.model import Model
+from inference_server.engine.qwen.model import new_model
 from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.shape import Shape, read_shape
 from inference_server.engine.qwen.thinking import Course, Limits, Marks
@@ -41,9 +42,9 @@ from inference_server.engine.qwen.writer import Writer
 from tests.cluster.steps import say
 
 _READ_BYTES = 1024 * 1024 * 1024
-_PIECE_TOKENS = 32
+_PIECE_TOKENS = 16
 # Bytes of a weight. `dense` is what the device computes in.
-_WIDTHS: dict[str, dict[Storage, int]] = {"cpu": {"dense": 4, "float16": 2, "int8": 1}, "cuda": {"dense": 2}}
+_WIDTHS: dict[str, dict[Storage, int]] = {"cpu": {"dense": 4, "bfloat16": 2, "int8": 1}, "cuda": {"dense": 2}}
 _DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 # Of one thread, CPU seconds are what it would take alone, but for the memory that others read meanwhile.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -119,7 +120,7 @@ class Engine:
         weights = load_weights(folder, shape, storage=storage, progress=lambda _: None, **options)  # type: ignore[arg-type]
         self.load_seconds = clock() - began
         cache = Cache(shape, slots=slots, tokens=2048, **options)  # type: ignore[arg-type]
-        self._model = Model(shape, weights, cache, **options)  # type: ignore[arg-type]
+        self._model = new_model(shape, weights, cache, **options)  # type: ignore[arg-type]
 
     def run(self, prompts: Sequence[list[int]], tokens: int) -> Run:
         batch = Batch(self._model, piece_tokens=_PIECE_TOKENS)
@@ -239,6 +240,7 @@ def main(words: Sequence[str] | None = None) -> int:
     clock = CLOCKS[arguments.clock]
     warnings.simplefilter("ignore")
     torch.set_num_threads(arguments.threads)
+    kernels.set_threads(arguments.threads)
     results = results_folder()
     with failures_told(results), _model_folder(arguments) as (folder, shape):
         millions = shape.step_parameters / 1e6

@@ -29,7 +29,7 @@ class EngineInfo:
     device: str | None = None
     # The numbers in which the model computes: `float32`, `bfloat16`, `float16`.
     dtype: str | None = None
-    # The numbers in which the weights are kept where that differs: `float16` (as exact as the file), `int8`.
+    # The numbers in which the weights are kept where that differs: `bfloat16` (as exact as the file), `int8`.
     quantization: str | None = None
     threads: int | None = None
     # The longest prompt and answer together.

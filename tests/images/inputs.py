@@ -71,7 +71,9 @@ def input_files(image: Image, root: Path = ROOT) -> list[Path]:
     for path in copied(dockerfile):
         source = root / path
         files |= {file for file in source.rglob("*") if file.is_file()} if source.is_dir() else {source}
-    return sorted(file for file in files if "__pycache__" not in file.parts and file.suffix not in {".pyc", ".pyo"})
+    return sorted(
+        file for file in files if "__pycache__" not in file.parts and file.suffix not in {".pyc", ".pyo", ".so"}
+    )
 
 
 def tagged(image: Image, root: Path = ROOT) -> str:

@@ -46,6 +46,7 @@ def choose(
     machine: Machine,
     *,
     parameters: int,
+    table_parameters: int,
     answer_numbers: int,
     device: Device | None = None,
     dtype: Dtype | None = None,
@@ -54,21 +55,26 @@ def choose(
     concurrent_requests: int | None = None,
     piece_tokens: int | None = None,
 ) -> Choice:
-    """What is given is taken; the rest is what fits. `answer_numbers`: keys and values of one answer of full length."""
+    """What is given is taken; the rest is what fits.
+
+    `parameters` of the model, `table_parameters` of its embeddings; `answer_numbers`: keys and values of one answer of
+    full length.
+    """
     device = device or ("cpu" if machine.gpu is None else "cuda")
     on_gpu = device == "cuda"
     dtype = dtype or (_gpu_dtype(machine.gpu) if on_gpu else _cpu_dtype(machine, quantization))
     answer = answer_numbers * _BYTES[dtype]
     if quantization is None:
         quantization = "none" if on_gpu else _cpu_quantization(machine, dtype, parameters, answer)
-    weights = parameters * (1 if quantization == "int8" else 2)
+    # Beside int8 weights the table of embeddings is kept in bfloat16.
+    weights = parameters + 2 * table_parameters if quantization == "int8" else 2 * parameters
     return Choice(
         device=device,
         dtype=dtype,
         quantization=quantization,
         threads=threads or max(int(machine.cpus), 1),
         concurrent_requests=concurrent_requests or (_MOST_ON_GPU if on_gpu else _fitting(machine, weights, answer)),
-        piece_tokens=piece_tokens or (512 if on_gpu else 32),
+        piece_tokens=piece_tokens or (512 if on_gpu else 16),
     )
 
 
@@ -103,7 +109,7 @@ def read_machine(*, gpu: tuple[int, int] | None, root: Path = Path("/")) -> Mach
     """`gpu` is asked for by the caller, who has torch at hand. `root`: where sys and proc are, for tests."""
     return Machine(
         cpus=min(float(len(os.sched_getaffinity(0))), _cpu_quota(root)),
-        cpu_features=_cpu_features(root / "proc/cpuinfo"),
+        cpu_features=cpu_features(root),
         memory_bytes=_memory_limit(root),
         gpu=gpu,
     )
@@ -124,9 +130,10 @@ def _cpu_quota(root: Path) -> float:
     return quota_us / period_us if quota_us > 0 else float("inf")
 
 
-def _cpu_features(cpuinfo: Path) -> frozenset[str]:
+def cpu_features(root: Path = Path("/")) -> frozenset[str]:
+    """By the names of /proc/cpuinfo."""
     try:
-        found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+        found = re.search(r"^(?:flags|Features)\s*:(.*)$", (root / "proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
         return frozenset()
     return frozenset(found[1].split()) if found else frozenset()

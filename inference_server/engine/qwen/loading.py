@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inference_server.engine.qwen import safetensors
-from inference_server.engine.qwen.linear import DenseMatrix, Matrix, Storage, new_matrix
+from inference_server.engine.qwen.linear import DenseMatrix, Matrix, Storage, Table, new_matrix, new_table
 from inference_server.engine.qwen.shape import Shape, corrupt
 
 
@@ -31,7 +31,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    embedding: DenseMatrix
+    embedding: Table
     layers: tuple[Layer, ...]
     norm: Tensor
     head: Matrix
@@ -57,27 +57,32 @@ class Builder:
         self._device = device
         self._storage = storage
         self.places: dict[str, Place] = {}
-        # A row of it is looked up for each token: it is never packed, and as exact as the file.
-        table_dtype = dtype if storage == "dense" else torch.bfloat16
-        embedding = DenseMatrix(shape.vocabulary, shape.hidden, dtype=table_dtype, device=device)
+        embedding, head = self._ends()
         self.weights = Weights(
             embedding=embedding,
             layers=tuple(self._layer(f"model.layers.{number}.") for number in range(shape.layers)),
             norm=self._norm("model.norm.weight"),
-            head=self._head(embedding),
+            head=head,
         )
 
-    def _head(self, embedding: DenseMatrix) -> Matrix:
+    def _ends(self) -> tuple[Table, Matrix]:
+        """The table of embeddings, and the head: one and the same where the model ties them."""
         size = (self._shape.vocabulary, self._shape.hidden)
-        self._place("model.embed_tokens.weight", size, embedding, 0)
+        name = "model.embed_tokens.weight"
+        if self._shape.tied and self._storage != "int8":
+            # Some files of tied models hold the head as well: it is the same.
+            both = new_table(*size, self._storage, dtype=self._dtype, device=self._device)
+            self._place(name, size, both, 0)
+            return both, both
+        # A row of it is looked up for each token, so it costs nothing to keep it as exact as the file.
+        table_dtype = torch.bfloat16 if self._storage == "int8" else self._dtype
+        table = DenseMatrix(*size, dtype=table_dtype, device=self._device)
         if not self._shape.tied:
-            return self._new(*size, "lm_head.weight")
-        # Some files of tied models hold the head as well: it is the same.
+            self._place(name, size, table, 0)
+            return table, self._new(*size, "lm_head.weight")
         head = self._empty(*size)
-        if isinstance(head, DenseMatrix):
-            return embedding
-        self.places["model.embed_tokens.weight"] = Place(size, partial(_put_both, embedding, head))
-        return head
+        self.places[name] = Place(size, partial(_put_both, table, head))
+        return table, head
 
     def _layer(self, at: str) -> Layer:
         shape = self._shape
@@ -125,10 +130,10 @@ class Builder:
         self.places[name] = Place((rows.shape[1],), lambda _, block: _copy(rows, block))
 
 
-def exact_in_float16(folder: Path) -> bool:
-    """Whether all weights are stored in 16 bits, so that float16 holds their digits."""
+def exact_in_bfloat16(folder: Path) -> bool:
+    """Whether all weights are bfloat16 in the files, so that keeping them so loses nothing."""
     found = (entry for path in safetensors.weight_files(folder) for entry in safetensors.entries(path))
-    return all(entry.dtype.itemsize == 2 for entry in found)
+    return all(entry.dtype == torch.bfloat16 for entry in found)
 
 
 def load_weights(

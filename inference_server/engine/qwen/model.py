@@ -1,17 +1,21 @@
 """Qwen3's forward pass over a cache of slots. Checked token by token against transformers: tests/unit/engine.
 
-`fill` computes a piece of one prompt, `advance` one token of several answers; `batch` calls them.
+`fill` computes a piece of one prompt, `advance` one token of several answers; `batch` calls them. In float32 on a CPU
+our own kernels compute, elsewhere torch.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from inference_server.engine.qwen import kernels
 from inference_server.engine.qwen.attention import attend_each, attend_piece, attend_together, causal_mask
 from inference_server.engine.qwen.cache import Cache
+from inference_server.engine.qwen.linear import packs
 from inference_server.engine.qwen.loading import Layer, Weights
 from inference_server.engine.qwen.shape import Shape
 
@@ -21,7 +25,62 @@ _KEYS_STEP = 256
 Attend = Callable[[int, Tensor], Tensor]
 
 
-class Model:
+class Model(Protocol):
+    cache: Cache
+
+    def fill(self, slot: int, start: int, tokens: Sequence[int]) -> Tensor:
+        """Put the tokens behind the `start` ones that the slot holds. Returns the logits after the last one."""
+        ...
+
+    def advance(self, slots: list[int], stored: list[int], tokens: Sequence[int]) -> Tensor:
+        """Put one token behind the `stored` ones of each slot. Returns logits (slots, vocabulary)."""
+        ...
+
+
+def new_model(shape: Shape, weights: Weights, cache: Cache, *, dtype: torch.dtype, device: torch.device) -> Model:
+    if packs(dtype, device):
+        return KernelModel(shape, weights, cache)
+    return TorchModel(shape, weights, cache, dtype=dtype, device=device)
+
+
+class KernelModel:
+    """A token's bits depend on nothing but its slot: not on other slots, nor on the pieces in which a prompt came."""
+
+    def __init__(self, shape: Shape, weights: Weights, cache: Cache) -> None:
+        self.cache = cache
+        self._shape = shape
+        self._weights = weights
+        self._rotations = _rotations(shape, cache.tokens, torch.float32, torch.device("cpu"))
+
+    @torch.inference_mode()
+    def fill(self, slot: int, start: int, tokens: Sequence[int]) -> Tensor:
+        hidden = self._run([slot] * len(tokens), range(start, start + len(tokens)), tokens)
+        return self._logits(hidden[-1:])[0]
+
+    @torch.inference_mode()
+    def advance(self, slots: list[int], stored: list[int], tokens: Sequence[int]) -> Tensor:
+        return self._logits(self._run(slots, stored, tokens))
+
+    def _run(self, slots: Sequence[int], places: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        if max(slots) >= self.cache.slots or max(places) >= self.cache.tokens:
+            raise IndexError("no such place in the cache")
+        slot_index, place_index = torch.tensor(slots), torch.tensor(places)
+        hidden = self._weights.embedding.rows(torch.tensor(tokens)).float()
+        for layer, cached in zip(self._weights.layers, self.cache.layers, strict=True):
+            qkv = layer.qkv(self._norm(hidden, layer.norm_in))
+            found = kernels.attend(qkv, cached, slot_index, place_index, layer.norm_qk, self._rotations, self._shape)
+            hidden += layer.out(found)
+            hidden += layer.down(kernels.gate(layer.gate_up(self._norm(hidden, layer.norm_after))))
+        return hidden
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self._weights.head(self._norm(hidden, self._weights.norm))
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return kernels.norm(x, weight, self._shape.norm_epsilon)
+
+
+class TorchModel:
     def __init__(
         self, shape: Shape, weights: Weights, cache: Cache, *, dtype: torch.dtype, device: torch.device
     ) -> None:
@@ -33,7 +92,6 @@ class Model:
 
     @torch.inference_mode()
     def fill(self, slot: int, start: int, tokens: Sequence[int]) -> Tensor:
-        """Put the tokens behind the `start` ones that the slot holds. Returns the logits after the last one."""
         end = start + len(tokens)
         mask = causal_mask(start, len(tokens), self.shape, self._device)
 
@@ -47,7 +105,6 @@ class Model:
 
     @torch.inference_mode()
     def advance(self, slots: list[int], stored: list[int], tokens: Sequence[int]) -> Tensor:
-        """Put one token behind the `stored` ones of each slot. Returns logits (slots, vocabulary)."""
         rows, places = self._index(slots), self._index(stored)
         read = self._reader(slots, stored)
 
@@ -71,9 +128,8 @@ class Model:
         return lambda queries, layer: attend_together(queries, layer, rows, seen, self.shape)
 
     def _run(self, tokens: Sequence[int], places: Tensor, attend: Attend) -> Tensor:
-        # Not by indexing, which takes a millisecond for any one row.
-        cos, sin = (functional.embedding(places, table)[:, None] for table in (self._cos, self._sin))
-        hidden = self._weights.embedding.rows(self._index(tokens), self._cos.dtype)
+        cos, sin = self._cos[places][:, None], self._sin[places][:, None]
+        hidden = self._weights.embedding.rows(self._index(tokens)).to(self._cos.dtype)
         for number, layer in enumerate(self._weights.layers):
             hidden = self._block(layer, hidden, cos, sin, partial(attend, number))
         return hidden
@@ -95,11 +151,7 @@ class Model:
         return self._weights.head(self._norm(hidden, self._weights.norm)).float()
 
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        if x.device.type != "cpu" or x.dtype != torch.float32:
-            return functional.rms_norm(x, x.shape[-1:], weight, self.shape.norm_epsilon)
-        # The same in small steps: on a CPU three times as fast.
-        scale = (x * x).mean(dim=-1, keepdim=True).add_(self.shape.norm_epsilon).rsqrt_()
-        return x * scale if weight is None else (x * scale).mul_(weight)
+        return functional.rms_norm(x, x.shape[-1:], weight, self.shape.norm_epsilon)
 
     def _index(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self._device)

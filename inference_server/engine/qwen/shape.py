@@ -34,12 +34,12 @@ class Shape:
         """Numbers in the matrices; the norms do not count."""
         attention = self.hidden * self.head * 2 * (self.heads + self.key_value_heads)
         layer = attention + 3 * self.hidden * self.inner
-        return self.layers * layer + self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.layers * layer + self.table_parameters * (1 if self.tied else 2)
 
     @property
-    def memory_parameters(self) -> int:
-        """Numbers that are kept: a head that shares the embedding's is packed for itself, and its rows are kept too."""
-        return self.parameters + (self.vocabulary * self.hidden if self.tied else 0)
+    def table_parameters(self) -> int:
+        """Numbers in the table of embeddings."""
+        return self.vocabulary * self.hidden
 
     @property
     def token_numbers(self) -> int:
@@ -49,7 +49,7 @@ class Shape:
     @property
     def step_parameters(self) -> int:
         """Numbers that one step reads: all matrices; of an embedding that is not the head too, only a row."""
-        return self.parameters - (0 if self.tied else self.vocabulary * self.hidden)
+        return self.parameters - (0 if self.tied else self.table_parameters)
 
 
 def read_shape(folder: Path) -> Shape:

@@ -19,13 +19,13 @@ from typing import BinaryIO
 import torch
 
 from inference_server.engine.protocol import EngineInfo, GenerationRequest
-from inference_server.engine.qwen import wire
+from inference_server.engine.qwen import kernels, wire
 from inference_server.engine.qwen.batch import Answer, Batch
 from inference_server.engine.qwen.cache import Cache
 from inference_server.engine.qwen.hardware import Choice, choose, read_machine
 from inference_server.engine.qwen.linear import Storage, packs
-from inference_server.engine.qwen.loading import exact_in_float16, load_weights
-from inference_server.engine.qwen.model import Model
+from inference_server.engine.qwen.loading import exact_in_bfloat16, load_weights
+from inference_server.engine.qwen.model import new_model
 from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.shape import Shape, read_shape
 from inference_server.engine.qwen.text import Text
@@ -53,16 +53,21 @@ class Worker:
         folder = Path(config.model_path)
         shape = read_shape(folder)
         choice = _choose(config, shape)
-        torch.set_num_threads(choice.threads)
         device, dtype = torch.device(choice.device), getattr(torch, choice.dtype)
+        if packs(dtype, device):
+            # What is left for torch is too little to share, and its threads would get into the way of the kernels'.
+            torch.set_num_threads(1)
+            kernels.set_threads(choice.threads)
+        else:
+            torch.set_num_threads(choice.threads)
         self._config = config
         self._context = min(config.context_tokens, shape.context_tokens)
         self._text = Text(folder)
-        storage = _storage(choice, folder)
+        storage = _storage(choice, folder, packed=packs(dtype, device))
         weights = load_weights(folder, shape, dtype=dtype, device=device, storage=storage, progress=progress)
         tokens = self._context + _SLACK_TOKENS
         cache = Cache(shape, slots=choice.concurrent_requests, tokens=tokens, dtype=dtype, device=device)
-        self._model = Model(shape, weights, cache, dtype=dtype, device=device)
+        self._model = new_model(shape, weights, cache, dtype=dtype, device=device)
         self.batch = Batch(self._model, piece_tokens=choice.piece_tokens)
         self.info = self._info(choice, storage)
 
@@ -229,18 +234,18 @@ def _failed(number: int, error: Exception) -> wire.Failed:
     return wire.Failed(number, type(error).__name__)
 
 
-def _storage(choice: Choice, folder: Path) -> Storage:
+def _storage(choice: Choice, folder: Path, *, packed: bool) -> Storage:
     if choice.quantization == "int8":
         return "int8"
-    halved = choice.device == "cpu" and choice.dtype == "float32" and packs() and exact_in_float16(folder)
-    return "float16" if halved else "dense"
+    return "bfloat16" if packed and exact_in_bfloat16(folder) else "dense"
 
 
 def _choose(config: wire.EngineConfig, shape: Shape) -> Choice:
     gpu = torch.cuda.get_device_capability() if config.device != "cpu" and torch.cuda.is_available() else None
     return choose(
         read_machine(gpu=gpu),
-        parameters=shape.memory_parameters,
+        parameters=shape.parameters,
+        table_parameters=shape.table_parameters,
         answer_numbers=shape.token_numbers * min(config.context_tokens, shape.context_tokens),
         device=config.device,
         dtype=config.dtype,

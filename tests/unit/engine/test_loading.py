@@ -105,7 +105,8 @@ def test_a_model_in_several_files_is_the_same_and_progress_grows(tmp_path: Path)
     one, other = load(whole), load(parts, shares.append)
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    assert torch.equal(one.embedding.weight, other.embedding.weight)
+    index = torch.arange(200)
+    assert torch.equal(one.embedding.rows(index), other.embedding.rows(index))
     for ours, theirs in zip(one.layers, other.layers, strict=True):
         assert torch.equal(ours.norm_qk, theirs.norm_qk)
         x = torch.randn(3, 64)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import Qwen3ForCausalLM
 
+from inference_server.engine.qwen.attention import attend_each, attend_together
 from inference_server.engine.qwen.batch import Answer, Batch
 from inference_server.engine.qwen.cache import Cache
-from inference_server.engine.qwen.linear import Float16Matrix, Int8Matrix, Storage
-from inference_server.engine.qwen.loading import exact_in_float16, load_weights
-from inference_server.engine.qwen.model import Model
+from inference_server.engine.qwen.linear import Storage
+from inference_server.engine.qwen.loading import exact_in_bfloat16, load_weights
+from inference_server.engine.qwen.model import Model, TorchModel, new_model
 from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.shape import read_shape
 from inference_server.engine.qwen.thinking import Course, Limits, Marks
@@ -37,7 +38,15 @@ def load(folder: Path, storage: Storage = "dense", *, slots: int = 4) -> Model:
     shape = read_shape(folder)
     options: dict[str, Any] = {"dtype": torch.float32, "device": CPU}
     weights = load_weights(folder, shape, storage=storage, progress=lambda _: None, **options)
-    return Model(shape, weights, Cache(shape, slots=slots, tokens=512, **options), **options)
+    return new_model(shape, weights, Cache(shape, slots=slots, tokens=512, **options), **options)
+
+
+def load_for_torch(folder: Path, dtype: torch.dtype) -> TorchModel:
+    """As on a GPU, and on a processor that multiplies bfloat16 itself."""
+    shape = read_shape(folder)
+    options: dict[str, Any] = {"dtype": dtype, "device": CPU}
+    weights = load_weights(folder, shape, storage="dense", progress=lambda _: None, **options)
+    return TorchModel(shape, weights, Cache(shape, slots=4, tokens=512, **options), **options)
 
 
 def reference(folder: Path) -> Qwen3ForCausalLM:
@@ -103,6 +112,44 @@ def test_logits_are_those_of_transformers(folder: Path) -> None:
     torch.testing.assert_close(ours[0], expected[-1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-4), (torch.bfloat16, 0.5)])
+def test_what_torch_computes_is_what_transformers_does(folder: Path, dtype: torch.dtype, near: float) -> None:
+    prompt = prompts(1)[0] + list(range(50))
+    theirs = Qwen3ForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    with torch.inference_mode():
+        expected = theirs(torch.tensor([prompt])).logits[0, -2:].float()
+    model = load_for_torch(folder, dtype)
+    model.fill(2, 0, prompt[:7])
+    ours = model.fill(2, 7, prompt[7:-1]), model.advance([2], [len(prompt) - 1], prompt[-1:])[0]
+    torch.testing.assert_close(torch.stack(ours), expected, rtol=near, atol=near)
+
+
+def test_all_slots_together_attend_as_each_does_alone(tied: Path) -> None:
+    shape, slots, lengths = read_shape(tied), [3, 0, 2], [40, 1, 17]
+    layer = torch.randn(4, 2 * shape.key_value_heads, 64, shape.head)
+    queries = torch.randn(3, shape.heads, shape.head)
+    seen = torch.ones(4, dtype=torch.long)
+    seen[slots] = torch.tensor(lengths)
+    together = attend_together(queries, layer, torch.tensor(slots), torch.arange(64)[None] < seen[:, None], shape)
+    torch.testing.assert_close(together, attend_each(queries, layer, slots, lengths, shape), rtol=1e-4, atol=1e-5)
+
+
+def test_the_pieces_in_which_a_prompt_comes_change_no_bit(tied: Path) -> None:
+    prompt = prompts(1)[0] + list(range(60))
+    whole = load(tied).fill(1, 0, prompt)
+    for piece in (1, 5, 16, 33):
+        model = load(tied)
+        for start in range(0, len(prompt), piece):
+            logits = model.fill(1, start, prompt[start : start + piece])
+        assert torch.equal(logits, whole)
+
+
+@pytest.mark.parametrize(("slot", "start"), [(4, 0), (0, 511)])
+def test_what_has_no_place_in_the_cache_is_refused(tied: Path, slot: int, start: int) -> None:
+    with pytest.raises(IndexError):
+        load(tied).fill(slot, start, [1, 2])
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_answers_that_join_and_leave_at_random_are_those_of_transformers_alone(folder: Path, seed: int) -> None:
     chance = random.Random(seed)
@@ -119,7 +166,7 @@ def test_answers_that_join_and_leave_at_random_are_those_of_transformers_alone(f
         assert recorder.tokens[number] == generate(theirs, prompt, count)
 
 
-@pytest.mark.parametrize("storage", ["dense", "float16", "int8"])
+@pytest.mark.parametrize("storage", ["dense", "bfloat16", "int8"])
 def test_a_seed_gives_the_same_tokens_alone_and_in_company(tied: Path, storage: Storage) -> None:
     drawn = Draw(temperature=1.5, top_p=0.99, top_k=0)
     asked = prompts(6)
@@ -153,11 +200,11 @@ def test_a_kept_beginning_changes_no_token(tied: Path) -> None:
     assert batch.stats(0).cached_prompt_tokens == 40 + 39 + 20
 
 
-def test_weights_of_16_bits_lose_nothing_in_float16(tmp_path: Path) -> None:
+def test_bfloat16_weights_lose_nothing_as_they_are(tmp_path: Path) -> None:
     folder = a_model(tmp_path, dtype=torch.bfloat16)
-    assert exact_in_float16(folder)
+    assert exact_in_bfloat16(folder)
     theirs = reference(folder)
-    recorder, batch = Recorder(), Batch(load(folder, "float16"), piece_tokens=16)
+    recorder, batch = Recorder(), Batch(load(folder, "bfloat16"), piece_tokens=16)
     asked = prompts(5)
     for number, prompt in enumerate(asked):
         batch.add(recorder.answer(number, prompt, 20))
@@ -167,27 +214,7 @@ def test_weights_of_16_bits_lose_nothing_in_float16(tmp_path: Path) -> None:
 
 
 def test_int8_is_near_float32(tied: Path) -> None:
-    assert not exact_in_float16(tied)
+    assert not exact_in_bfloat16(tied)
     prompt = prompts(1)[0]
     exact, near = (load(tied, storage).fill(0, 0, prompt) for storage in STORAGES)
     assert torch.nn.functional.cosine_similarity(exact, near, dim=0) > 0.99
-
-
-@pytest.mark.parametrize("tokens", [1, 4, 40])
-def test_an_int8_matrix_hardly_minds_an_outlier_among_the_activations(tokens: int) -> None:
-    torch.manual_seed(0)
-    weight, x = torch.randn(96, 64), torch.randn(tokens, 64)
-    x[:, 5] *= 100
-    matrix = Int8Matrix(96, 64)
-    matrix.put(0, weight)
-    exact = x @ weight.t()
-    assert (matrix(x) - exact).norm() / exact.norm() < 0.012
-
-
-def test_a_packed_matrix_is_filled_in_any_order_and_in_pieces() -> None:
-    weight = torch.randn(16384 + 100, 8).half().float()
-    matrix = Float16Matrix(len(weight), 8)
-    for begin, end in ((9000, 16400), (0, 9000), (16450, 16484), (16400, 16450)):
-        matrix.put(begin, weight[begin:end])
-    x = torch.randn(6, 8)
-    torch.testing.assert_close(matrix(x), x @ weight.t(), rtol=1e-4, atol=1e-4)
