@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from bench.planes import failures_told, results_folder
 from bench.tables import aligned
@@ -79,8 +79,7 @@ def a_model(folder: Path, arguments: argparse.Namespace) -> Shape:
         rope_parameters={"rope_type": "default", "rope_theta": 5e6},
         eos_token_id=None,
     )
-    model = Qwen3ForCausalLM(config)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     return read_shape(folder)
 
 

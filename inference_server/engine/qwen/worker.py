@@ -12,9 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 
@@ -28,12 +29,14 @@ from inference_server.engine.qwen.loading import exact_in_bfloat16, load_weights
 from inference_server.engine.qwen.model import new_model
 from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.shape import Shape, read_shape
-from inference_server.engine.qwen.text import Text
 from inference_server.engine.qwen.thinking import Course, limits, opens_thinking
 from inference_server.engine.qwen.writer import Writer
 from inference_server.failure import ExitCode, StartupError
 from inference_server.logs import configure_logging
 from inference_server.prompt import with_system_prompt
+
+if TYPE_CHECKING:
+    from inference_server.engine.qwen.text import Text
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +65,18 @@ class Worker:
             torch.set_num_threads(choice.threads)
         self._config = config
         self._context = min(config.context_tokens, shape.context_tokens)
-        self._text = Text(folder)
         storage = _storage(choice, folder, packed=packs(dtype, device))
-        weights = load_weights(folder, shape, dtype=dtype, device=device, storage=storage, progress=progress)
+        with ThreadPoolExecutor(1) as aside:
+            text = aside.submit(_read_text, folder)
+
+            def report(share: float) -> None:
+                # What is wrong with the tokenizer is said before gigabytes are read.
+                if text.done():
+                    text.result()
+                progress(share)
+
+            weights = load_weights(folder, shape, dtype=dtype, device=device, storage=storage, progress=report)
+            self._text = text.result()
         tokens = self._context + _SLACK_TOKENS
         cache = Cache(shape, slots=choice.concurrent_requests, tokens=tokens, dtype=dtype, device=device)
         self._model = new_model(shape, weights, cache, dtype=dtype, device=device)
@@ -213,6 +225,13 @@ def _step(worker: Worker, outbox: Outbox) -> None:
     if any(isinstance(error, torch.AcceleratorError) for _, error in outcome.failures):
         # After one error of the device every further call fails: only a new process helps.
         os._exit(1)
+
+
+def _read_text(folder: Path) -> "Text":
+    # Imported here: transformers takes seconds, in which the weights are read.
+    from inference_server.engine.qwen.text import Text
+
+    return Text(folder)
 
 
 def _load_failed(error: StartupError) -> wire.LoadFailed:
