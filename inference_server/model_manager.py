@@ -67,6 +67,10 @@ def qwen_engine(settings: Settings) -> QwenEngine:
         context_tokens=settings.max_context_tokens,
         max_new_tokens=settings.max_new_tokens,
         thinking_budget=None if settings.thinking_budget < 0 else settings.thinking_budget,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        do_sample=settings.do_sample,
         system_prompt=system_prompt(settings),
     )
     return QwenEngine(config, queued_requests=settings.max_queued_requests)

@@ -41,7 +41,7 @@ def run(note: MemoryNote) -> int:
 def choose_engine(settings: Settings) -> Engine:
     """What LLM_MODE names. Raises StartupError when its model is not there."""
     if canonical_mode(settings.llm_mode) == "mock":
-        return MockEngine(delay_seconds=settings.mock_delay_seconds)
+        return MockEngine(delay_seconds=settings.mock_delay_seconds, max_new_tokens=settings.max_new_tokens)
     return qwen_engine(settings)
 
 

@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from inference_server.engine.protocol import MAX_TEMPERATURE, MAX_TOKENS
 from inference_server.failure import DEFAULT_TERMINATION_LOG_PATH, ExitCode, StartupError
 from inference_server.fetch.layout import READY_FILE
 from inference_server.modes import canonical_mode, require_supported
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+MANUAL = "docs/inference-server.md"
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 
 
@@ -74,15 +76,39 @@ class Settings(TerminationLogSettings):
     max_new_tokens: int = Field(
         default=512,
         ge=1,
-        le=1_048_576,
+        le=MAX_TOKENS,
         description="Tokens of an answer, its reasoning included, where the request does not say.",
     )
     thinking_budget: int = Field(
         default=-1,
         ge=-1,
-        le=1_048_576,
+        le=MAX_TOKENS,
         description="Tokens after which the reasoning is brought to its end, where the request does not say; -1 is as "
         "many as leave room for the answer. Room for the answer is kept in any case.",
+    )
+    temperature: float | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_TEMPERATURE,
+        description="How varied answers are, where the request does not say: 0 is always the likeliest token. Unset, "
+        "like the three below: what the model's generation_config.json says.",
+    )
+    top_p: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Draw from the likeliest tokens that have this share together, where the request does not say.",
+    )
+    top_k: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_TOKENS,
+        description="Draw from this many of the likeliest tokens, where the request does not say; 0 is all.",
+    )
+    do_sample: bool | None = Field(
+        default=None,
+        description="`false` takes always the likeliest token, where the request names no temperature; `true` draws, "
+        "also where the model says otherwise. TEMPERATURE must not say the opposite.",
     )
     listen_host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container is reached from outside
@@ -166,12 +192,20 @@ class Settings(TerminationLogSettings):
 
 def load_settings() -> Settings:
     """Read and check all settings. Raises StartupError that names every wrong one and what is allowed."""
-    settings = read_settings(Settings, "docs/inference-server.md")
+    settings = read_settings(Settings, MANUAL)
+    if settings.do_sample is not None and settings.temperature is not None:
+        _require_agreement(draws=settings.do_sample, temperature=settings.temperature)
     mode = canonical_mode(settings.llm_mode)
     if mode == "qwen" and settings.model_path:
         require_model(Path(settings.model_path))
     require_supported(mode)
     return settings
+
+
+def _require_agreement(*, draws: bool, temperature: float) -> None:
+    if draws != (temperature > 0):
+        wrong = "DO_SAMPLE and TEMPERATURE must not say the opposite: 0 takes always the likeliest token, as false does"
+        raise invalid_settings(wrong, MANUAL)
 
 
 def require_model(folder: Path) -> None:
@@ -221,6 +255,9 @@ def _sentences(error: ValidationError, kind: type[BaseSettings]) -> list[str]:
 
 
 def _allowed(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        # A setting that may be unset: first what it is when it is set.
+        return _allowed(schema["anyOf"][0])
     if "enum" in schema:
         return "one of: " + ", ".join(schema["enum"])
     if schema["type"] == "boolean":

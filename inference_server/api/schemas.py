@@ -4,19 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from inference_server.engine.protocol import FinishReason, Mode
+from inference_server.engine.protocol import MAX_TEMPERATURE, MAX_TOKENS, FinishReason, Mode
 from inference_server.lifecycle import Phase
 
 MAX_QUERY_CHARS = 8000
-# More than any context of the model leaves room for.
-MAX_NEW_TOKENS = 32_768
 MAX_SEED = 2**63 - 1
 MAX_TIMEOUT_SECONDS = 3600
 
 # Not `strict`, a text "5" would be a number, and a number a truth.
-Tokens = Annotated[int, Field(strict=True, ge=1, le=MAX_NEW_TOKENS)]
-Budget = Annotated[int, Field(strict=True, ge=0, le=MAX_NEW_TOKENS)]
-Temperature = Annotated[float, Field(strict=True, ge=0, le=2)]
+Tokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)]
+Budget = Annotated[int, Field(strict=True, ge=0, le=MAX_TOKENS)]
+Temperature = Annotated[float, Field(strict=True, ge=0, le=MAX_TEMPERATURE)]
 Share = Annotated[float, Field(strict=True, gt=0, le=1)]
 TimeoutSeconds = Annotated[float, Field(strict=True, gt=0, le=MAX_TIMEOUT_SECONDS)]
 Truth = Annotated[bool, Field(strict=True)]

@@ -29,14 +29,16 @@ _WORDS_A_PIECE = 12
 
 
 class MockEngine:
-    """`delay_seconds` is how long each answer takes, for tests and demonstrations of draining.
+    """`delay_seconds` is how long each answer takes, for tests and demonstrations of draining; `max_new_tokens` its
+    length where the request does not say.
 
     Has no tokenizer: where an engine counts tokens, it counts words. It draws nothing, so that seeds and the like
     make no difference.
     """
 
-    def __init__(self, *, delay_seconds: float = 0.0) -> None:
+    def __init__(self, *, delay_seconds: float = 0.0, max_new_tokens: int | None = None) -> None:
         self._delay_seconds = delay_seconds
+        self._max_new_tokens = max_new_tokens
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -70,7 +72,7 @@ class MockEngine:
                 yield Finished("deadline", usage=None)
                 return
             text = _cut(generate_response_mock(request.messages[-1].content), request.sampling.stop)
-            pieces, end = _pieces(text, request.sampling.max_new_tokens)
+            pieces, end = _pieces(text, request.sampling.max_new_tokens or self._max_new_tokens)
             for piece in pieces:
                 if self._aborting.is_set():
                     break

@@ -14,6 +14,10 @@ Mode = Literal["mock", "qwen"]
 # `shutdown`: cut because the server had to stop. What was generated until then has been yielded.
 FinishReason = Literal["stop", "length", "deadline", "shutdown"]
 
+# Bounds of Sampling, for requests and settings alike. So many tokens are more than any context leaves room for.
+MAX_TOKENS = 32_768
+MAX_TEMPERATURE = 2
+
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:

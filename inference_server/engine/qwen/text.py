@@ -26,12 +26,15 @@ _ADVISED = Draw(temperature=0.6, top_p=0.95, top_k=20)
 
 
 class Text:
-    """One model's; built once, because reading a tokenizer takes a second."""
+    """One model's; built once, because reading a tokenizer takes a second.
 
-    def __init__(self, folder: Path) -> None:
+    `advised`: how its authors would draw, but for `do_sample` where that is given.
+    """
+
+    def __init__(self, folder: Path, *, do_sample: bool | None = None) -> None:
         self._tokenizer = _read_tokenizer(folder)
         generation = _read_json(folder / "generation_config.json")
-        self.advised = _advised(generation)
+        self.advised = _advised(generation, do_sample)
         self.marks = self._marks(
             _ids(generation.get("eos_token_id")) | _ids(_read_json(folder / "config.json").get("eos_token_id"))
         )
@@ -81,11 +84,11 @@ def _read_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _advised(generation: dict[str, Any]) -> Draw:
-    if generation.get("do_sample") is False:
+def _advised(generation: dict[str, Any], do_sample: bool | None) -> Draw:
+    if do_sample is None and generation.get("do_sample") is False:
         return Draw(temperature=0.0, top_p=1.0, top_k=0)
     return Draw(
-        temperature=float(generation.get("temperature", _ADVISED.temperature)),
+        temperature=0.0 if do_sample is False else float(generation.get("temperature", _ADVISED.temperature)),
         top_p=float(generation.get("top_p", _ADVISED.top_p)),
         top_k=int(generation.get("top_k", _ADVISED.top_k)),
     )

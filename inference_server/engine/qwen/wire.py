@@ -17,7 +17,11 @@ HEADER_BYTES = _LENGTH.size
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """How to run which model; None: the worker chooses what fits the machine and the model."""
+    """How to run which model; None: the worker chooses what fits the machine and the model.
+
+    From `max_new_tokens` to `do_sample`: what requests get that do not say. `do_sample` stands in the place of the
+    model's own, so False takes the likeliest token unless a temperature is given.
+    """
 
     model_path: str
     model: str
@@ -31,6 +35,10 @@ class EngineConfig:
     piece_tokens: int | None = None
     max_new_tokens: int = 512
     thinking_budget: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    do_sample: bool | None = None
     system_prompt: str = ""
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 
-from inference_server.engine.protocol import EngineInfo, GenerationRequest
+from inference_server.engine.protocol import EngineInfo, GenerationRequest, Sampling
 from inference_server.engine.qwen import kernels, wire
 from inference_server.engine.qwen.batch import Answer, Batch
 from inference_server.engine.qwen.cache import Cache
@@ -67,7 +67,7 @@ class Worker:
         self._context = min(config.context_tokens, shape.context_tokens)
         storage = _storage(choice, folder, packed=packs(dtype, device))
         with ThreadPoolExecutor(1) as aside:
-            text = aside.submit(_read_text, folder)
+            text = aside.submit(_read_text, folder, config.do_sample)
 
             def report(share: float) -> None:
                 # What is wrong with the tokenizer is said before gigabytes are read.
@@ -77,6 +77,7 @@ class Worker:
 
             weights = load_weights(folder, shape, dtype=dtype, device=device, storage=storage, progress=report)
             self._text = text.result()
+        self._draw = _drawn(config, self._text.advised)
         tokens = self._context + _SLACK_TOKENS
         cache = Cache(shape, slots=choice.concurrent_requests, tokens=tokens, dtype=dtype, device=device)
         self._model = new_model(shape, weights, cache, dtype=dtype, device=device)
@@ -132,18 +133,10 @@ class Worker:
             pending=prompt,
             deadline=None if request.deadline_seconds is None else time.monotonic() + request.deadline_seconds,
             course=Course(marks, shares, thinking=opens_thinking(marks, prompt)),
-            draw=self._draw(request),
+            draw=_drawn(sampling, self._draw),
             random=random.Random(sampling.seed),  # noqa: S311 - it draws words
             reasoning=Writer(self._text.decode) if request.include_reasoning else None,
             answer=Writer(self._text.decode, sampling.stop),
-        )
-
-    def _draw(self, request: GenerationRequest) -> Draw:
-        sampling, advised = request.sampling, self._text.advised
-        return Draw(
-            temperature=advised.temperature if sampling.temperature is None else sampling.temperature,
-            top_p=advised.top_p if sampling.top_p is None else sampling.top_p,
-            top_k=advised.top_k if sampling.top_k is None else sampling.top_k,
         )
 
 
@@ -227,11 +220,19 @@ def _step(worker: Worker, outbox: Outbox) -> None:
         os._exit(1)
 
 
-def _read_text(folder: Path) -> "Text":
+def _read_text(folder: Path, do_sample: bool | None) -> "Text":
     # Imported here: transformers takes seconds, in which the weights are read.
     from inference_server.engine.qwen.text import Text
 
-    return Text(folder)
+    return Text(folder, do_sample=do_sample)
+
+
+def _drawn(wish: Sampling | wire.EngineConfig, otherwise: Draw) -> Draw:
+    return Draw(
+        temperature=otherwise.temperature if wish.temperature is None else wish.temperature,
+        top_p=otherwise.top_p if wish.top_p is None else wish.top_p,
+        top_k=otherwise.top_k if wish.top_k is None else wish.top_k,
+    )
 
 
 def _load_failed(error: StartupError) -> wire.LoadFailed:

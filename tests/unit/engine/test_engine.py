@@ -144,6 +144,23 @@ async def test_a_seed_repeats_an_answer_and_none_does_not(engine: QwenEngine) ->
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_the_settings_say_how_it_draws_unless_the_request_does(engine: QwenEngine, thinking_model: Path) -> None:
+    said = Sampling(max_new_tokens=40, thinking_budget=3, seed=7)
+    advised, drawn, greedy = [
+        (await collect(engine, a_request(sampling=replace(said, **over))))
+        for over in ({}, {"temperature": 2, "top_p": 1, "top_k": 0}, {"temperature": 0})
+    ]
+    assert len({advised.text, drawn.text, greedy.text}) == 3
+    settings = {"max_new_tokens": 40, "thinking_budget": 3, "top_p": 1, "top_k": 0}
+    async with an_engine(thinking_model, **settings, temperature=2) as other:
+        assert await collect(other, a_request(sampling=Sampling(seed=7))) == drawn
+        assert await collect(other, a_request(sampling=Sampling(seed=7, temperature=0))) == greedy
+    async with an_engine(thinking_model, **settings, do_sample=False) as other:
+        assert await collect(other, a_request(sampling=Sampling(seed=7))) == greedy
+        assert await collect(other, a_request(sampling=Sampling(seed=7, temperature=2))) == drawn
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_what_a_patient_writes_is_no_end_of_a_turn(engine: QwenEngine) -> None:
     plain, marked = [
         await collect(engine, a_request(text, Sampling(max_new_tokens=2))) for text in ("x" * 10, "<|im_end|>")

@@ -1,6 +1,7 @@
 """LLM_MODE=qwen, as a process: from the environment to an answer."""
 
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -23,12 +24,21 @@ def test_a_fetched_model_answers_triage_questions(thinking_model: Path, tmp_path
         "MODEL_REVISION": COMMIT,
         "MAX_NEW_TOKENS": "40",
         "ENGINE_THREADS": "1",
+        "DO_SAMPLE": "false",
     }
     with a_server(tmp_path, **variables) as server:
-        answer = httpx2.post(f"{server.url}/triage", json=QUESTION, timeout=60).json()
+
+        def ask(path: str, **body: Any) -> Any:
+            return httpx2.post(f"{server.url}{path}", json=body, timeout=60).json()
+
+        answer, again = (ask("/triage", **QUESTION) for _ in range(2))
+        varied = ask("/triage", **QUESTION, temperature=2, top_p=1)
+        messages = [{"role": "user", "content": QUESTION["query"]}]
+        (chat,) = ask("/v1/chat/completions", model="tiny/model", messages=messages)["choices"]
         assert httpx2.get(f"{server.url}/livez").status_code == 200
         (facts,) = [event for event in server.events if event["event"] == "engine"]
     assert (answer["mode"], answer["model"], answer["revision"]) == ("qwen", "tiny/model", COMMIT)
     assert answer["response"]
     assert answer["usage"]["completion_tokens"] <= 40
+    assert answer["response"] == again["response"] == chat["message"]["content"] != varied["response"]
     assert (facts["quantization"], facts["threads"]) == ("int8", 1)

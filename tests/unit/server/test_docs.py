@@ -34,7 +34,7 @@ def reasons() -> set[str]:
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_a_setting_is_in_the_manual_with_its_default(name: str) -> None:
     default = Settings.model_fields[name].default
-    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    shown = "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
     assert f"| `{name.upper()}` | `{shown}` |".replace(" `` ", " ") in MANUAL
 
 

@@ -7,6 +7,9 @@ from inference_server.engine.mock import MockEngine
 from inference_server.engine.protocol import EngineUnavailable, GenerationRequest, Message, TextDelta
 from inference_server.failure import StartupError
 from inference_server.llm_client import generate_response, generate_response_mock
+from inference_server.serve import choose_engine
+from inference_server.settings import load_settings
+from tests.unit.server.running import QUESTION, an_app
 
 QUERIES = {
     "red flag": "I have CHEST PAIN",
@@ -51,6 +54,20 @@ async def test_the_engine_streams_the_same_text_in_pieces() -> None:
     pieces = [event.text async for event in engine.submit(a_request()) if isinstance(event, TextDelta)]
     assert len(pieces) > 5
     assert "".join(pieces) == generate_response_mock("hello") == (await collect(engine, a_request())).text
+
+
+async def test_a_mock_heeds_the_settings_limit_of_words_and_a_request_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MAX_NEW_TOKENS", "5")
+    async with an_app(choose_engine(load_settings())) as app:
+        chat = {"model": "mock", "messages": [{"role": "user", "content": "hello"}]}
+        answers = [
+            (await app.client.post("/triage", json=QUESTION)).json()["response"],
+            (await app.client.post("/triage", json={**QUESTION, "max_new_tokens": 7})).json()["response"],
+            (await app.client.post("/v1/chat/completions", json=chat)).json()["choices"][0]["message"]["content"],
+        ]
+    assert [len(answer.split()) for answer in answers] == [5, 7, 5]
 
 
 async def test_the_engine_answers_only_between_load_and_drain() -> None:

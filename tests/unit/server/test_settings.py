@@ -30,6 +30,11 @@ def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) ->
         pytest.param("LLM_MODE", "gpt", "one of: mock, qwen, Qwen3-4B-Thinking-2507", id="unknown mode"),
         pytest.param("LLM_MODE", "Mock", "one of: mock, qwen, Qwen3-4B-Thinking-2507", id="wrong case"),
         pytest.param("LISTEN_PORT", "http", "a whole number from 0 to 65535", id="port is a word"),
+        pytest.param("MAX_NEW_TOKENS", "32769", "a whole number from 1 to 32768", id="more than a request may ask"),
+        pytest.param("TEMPERATURE", "2.1", "a number from 0 to 2", id="too hot"),
+        pytest.param("TOP_P", "0", "a number above 0 to 1", id="nothing to draw from"),
+        pytest.param("TOP_K", "-1", "a whole number from 0 to 32768", id="fewer than none"),
+        pytest.param("DO_SAMPLE", "often", "true or false", id="neither yes nor no"),
         pytest.param("LISTEN_PORT", "65536", "a whole number from 0 to 65535", id="port is too high"),
         pytest.param("LISTEN_PORT", "tcp://10.0.0.1:80", "a whole number from 0 to 65535", id="service link"),
         pytest.param("LOG_LEVEL", "loud", "one of: DEBUG, INFO, WARNING, ERROR", id="unknown level"),
@@ -54,6 +59,28 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(
     assert (caught.value.reason, caught.value.exit_code) == ("InvalidSettings", ExitCode.CONFIG)
     assert f"{name} must be {allowed}" in caught.value.message
     assert len(value) < 4 or value not in caught.value.message
+
+
+@pytest.mark.parametrize(("draws", "temperature"), [("false", "0.7"), ("true", "0"), ("true", "0.0")])
+def test_a_temperature_that_says_the_opposite_is_refused(
+    monkeypatch: pytest.MonkeyPatch, draws: str, temperature: str
+) -> None:
+    monkeypatch.setenv("DO_SAMPLE", draws)
+    monkeypatch.setenv("TEMPERATURE", temperature)
+    with pytest.raises(StartupError, match="DO_SAMPLE and TEMPERATURE must not say the opposite") as caught:
+        load_settings()
+    assert (caught.value.reason, caught.value.exit_code) == ("InvalidSettings", ExitCode.CONFIG)
+
+
+@pytest.mark.parametrize(("draws", "temperature"), [("false", "0"), ("true", "0.7"), ("false", ""), ("", "0")])
+def test_a_temperature_that_says_the_same_or_nothing_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, draws: str, temperature: str
+) -> None:
+    monkeypatch.setenv("DO_SAMPLE", draws)
+    monkeypatch.setenv("TEMPERATURE", temperature)
+    settings = load_settings()
+    assert settings.do_sample == {"true": True, "false": False, "": None}[draws]
+    assert settings.temperature == (float(temperature) if temperature else None)
 
 
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
