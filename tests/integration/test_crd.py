@@ -43,6 +43,27 @@ GOOD: dict[str, dict[str, Any]] = {
         }
     },
     "a node selector": {"nodeSelector": {"kubernetes.io/arch": "amd64", "disk": "ssd"}},
+    "nothing of the generation": {"generation": {}},
+    "all of the generation at its least": {
+        "generation": {
+            "maxNewTokens": 1,
+            "thinkingBudget": 0,
+            "temperature": "0",
+            "topP": "0.0001",
+            "topK": 0,
+            "doSample": False,
+        }
+    },
+    "all of the generation at its most": {
+        "generation": {
+            "maxNewTokens": 32768,
+            "thinkingBudget": 32768,
+            "temperature": "2.0",
+            "topP": "1.0000",
+            "topK": 32768,
+            "doSample": True,
+        }
+    },
     "a pull secret and a priority": {"imagePullSecrets": [{"name": "registry"}], "priorityClassName": "high"},
 }
 
@@ -152,6 +173,35 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"mode": "qwen", "cache": {"accessModes": ["ReadWriteOnce"]}},
         "set `replicas` to 1 and `rollout.strategy` to Recreate, or use [ReadWriteMany]",
     ),
+    "an answer of no tokens": ({"generation": {"maxNewTokens": 0}}, "greater than or equal to 1"),
+    "an answer without an end": ({"generation": {"maxNewTokens": 32769}}, "less than or equal to 32768"),
+    "a budget of less than nothing": ({"generation": {"thinkingBudget": -1}}, "greater than or equal to 0"),
+    "fewer tokens than none": ({"generation": {"topK": -1}}, "greater than or equal to 0"),
+    "half a token": ({"generation": {"topK": 0.5}}, "must be of type integer"),
+    "a temperature without quotes": ({"generation": {"temperature": 0.7}}, "spec.generation.temperature"),
+    "too hot": (
+        {"generation": {"temperature": "2.1"}},
+        '`temperature` must be a decimal in quotes from "0" to "2", such as "0.7"',
+    ),
+    "a temperature in words": ({"generation": {"temperature": "hot"}}, "`temperature` must be a decimal in quotes"),
+    "an exponent": ({"generation": {"temperature": "1e0"}}, "`temperature` must be a decimal in quotes"),
+    "too fine a temperature": ({"generation": {"temperature": "0.70000"}}, "at most 4 digits after the point"),
+    "an empty temperature": ({"generation": {"temperature": ""}}, "spec.generation.temperature"),
+    "nothing to draw from": (
+        {"generation": {"topP": "0.0"}},
+        '`topP` must be a decimal in quotes above "0", to "1", such as "0.9"',
+    ),
+    "more than all to draw from": ({"generation": {"topP": "1.01"}}, "`topP` must be a decimal in quotes"),
+    "a doSample that is no answer": ({"generation": {"doSample": "no"}}, "must be of type boolean"),
+    "not drawing at a temperature": (
+        {"generation": {"doSample": False, "temperature": "0.7"}},
+        "`doSample` and `temperature` must not say the opposite",
+    ),
+    "drawing the likeliest": (
+        {"generation": {"doSample": True, "temperature": "0.0"}},
+        "`doSample` and `temperature` must not say the opposite",
+    ),
+    "a misspelt way to generate": ({"generation": {"top_p": "0.9"}}, 'unknown field "spec.generation.top_p"'),
     "the same pull secret twice": ({"imagePullSecrets": [{"name": "a"}, {"name": "a"}]}, "Duplicate value"),
 }
 

@@ -70,6 +70,14 @@ SEED: Manifest = {
         "endpoint": "https://hub.example.com",
         "memoryCheck": "Enforce",
     },
+    "generation": {
+        "maxNewTokens": 512,
+        "thinkingBudget": 256,
+        "temperature": "0.7",
+        "topP": "0.9",
+        "topK": 20,
+        "doSample": True,
+    },
     "cache": {
         "claimName": "models",
         "size": "20Gi",

@@ -19,6 +19,10 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 Mode = Literal["mock", "qwen", "Qwen3-4B-Thinking-2507"]
 CLAIM_NAME = "model-cache"
+# As the server bounds its requests and settings. Decimals have four digits after the point.
+MAX_TOKENS = 32_768
+TEMPERATURE_PATTERN = "^([01]([.][0-9]{1,4})?|2([.]0{1,4})?)$"
+TOP_P_PATTERN = "^(0[.]([1-9][0-9]{0,3}|0[1-9][0-9]{0,2}|00[1-9][0-9]?|000[1-9])|1([.]0{1,4})?)$"
 # As the server's fetch takes them.
 _HUB_NAME = "[A-Za-z0-9]+(([.]|_+|-)[A-Za-z0-9]+)*"
 REPOSITORY_PATTERN = f"^{_HUB_NAME}/{_HUB_NAME}$"
@@ -76,6 +80,7 @@ Quantities = Annotated[
         ),
     ),
 ]
+Decimal = Annotated[str, Field(min_length=1, max_length=16)]
 # In requests, an extended resource needs its twin in limits.
 TWIN_RULE = rule(
     "!has(self.requests) || self.requests.all(name, !name.contains('/') || (has(self.limits) && name in self.limits"
@@ -169,6 +174,71 @@ class Model(ApiModel):
         "Enforce",
         description="Whether a memory limit that cannot hold the model is refused before any pod starts. `Skip` lets "
         "it be tried, for servers that need less than the operator reckons with.",
+    )
+
+
+class Generation(ApiModel, json_schema_extra=rules(
+    rule(
+        "!has(self.doSample) || !has(self.temperature) || "
+        "self.doSample != self.temperature.matches('^0([.]0+)?$')",
+        "`doSample` and `temperature` must not say the opposite: temperature \"0\" takes always the likeliest token, "
+        "as `doSample: false` does. Leave one of them out",
+    ),
+)):  # fmt: skip
+    """How answers are generated where a request does not say."""
+
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_TOKENS,
+        description="Most tokens of an answer, its reasoning included, 1 to 32768, such as 512. Unset means the "
+        "server's default. A mock counts words.",
+        json_schema_extra={"format": "int32"},
+    )
+    thinking_budget: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOKENS,
+        description="Tokens after which the reasoning is brought to its end, 0 to 32768. Unset means as many as leave "
+        "room for the answer. However large it is, room for the answer is kept within `maxNewTokens`.",
+        json_schema_extra={"format": "int32"},
+    )
+    temperature: Decimal | None = Field(
+        None,
+        description='How varied answers are: a decimal in quotes, "0" to "2", such as "0.7"; "0" takes always the '
+        "likeliest token. Unset means what the model's generation_config.json says.",
+        json_schema_extra=rules(
+            rule(
+                f"self.matches('{TEMPERATURE_PATTERN}')",
+                '`temperature` must be a decimal in quotes from "0" to "2", such as "0.7", with at most 4 digits '
+                "after the point",
+            )
+        ),
+    )
+    top_p: Decimal | None = Field(
+        None,
+        description='Draw from the likeliest tokens that have this share together: a decimal in quotes, above "0" to '
+        '"1", such as "0.9". Unset means what the model\'s generation_config.json says.',
+        json_schema_extra=rules(
+            rule(
+                f"self.matches('{TOP_P_PATTERN}')",
+                '`topP` must be a decimal in quotes above "0", to "1", such as "0.9", with at most 4 digits after the '
+                "point",
+            )
+        ),
+    )
+    top_k: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOKENS,
+        description="Draw from this many of the likeliest tokens, 0 to 32768; 0 means from all. Unset means what the "
+        "model's generation_config.json says.",
+        json_schema_extra={"format": "int32"},
+    )
+    do_sample: bool | None = Field(
+        None,
+        description="`false` takes always the likeliest token unless a request names a temperature; `true` draws, also "
+        "where the model's generation_config.json says otherwise. Unset means what that says.",
     )
 
 
@@ -361,6 +431,11 @@ class LLMDeploymentSpec(ApiModel, json_schema_extra={
     )
     model: Model | None = Field(
         None, description="Which model answers, and where it comes from; unset means all defaults. Unused in mode mock."
+    )
+    generation: Generation | None = Field(
+        None,
+        description="How answers are generated where a request does not say; what a request says wins. What is unset "
+        "here is the server's or the model's own. Of these a mock heeds `maxNewTokens` alone.",
     )
     cache: Cache | None = Field(
         None,

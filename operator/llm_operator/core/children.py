@@ -139,7 +139,11 @@ def _server_container(spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
         "name": names.SERVER_CONTAINER,
         "image": spec.image or settings.server_image,
         "imagePullPolicy": spec.image_pull_policy,
-        "env": [{"name": "LLM_MODE", "value": spec.canonical_mode}, *_where_the_model_is(spec)],
+        "env": [
+            {"name": "LLM_MODE", "value": spec.canonical_mode},
+            *_how_it_generates(spec),
+            *_where_the_model_is(spec),
+        ],
         "ports": [{"name": names.PORT_NAME, "containerPort": names.SERVER_PORT, "protocol": "TCP"}],
         **({"resources": resources} if resources else {}),
         "startupProbe": _probe("/startupz", period=2, failures=300),
@@ -153,6 +157,15 @@ def _server_container(spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
         "securityContext": CONFINED,
         "volumeMounts": [TMP, *([{**MODELS, "readOnly": True}] if spec.is_fetched else [])],
     }
+
+
+def _how_it_generates(spec: LLMDeploymentSpec) -> list[Manifest]:
+    """Settings of the server, named as the fields are. Only what is declared: the rest is its own, or the model's."""
+    declared = {} if spec.generation is None else spec.generation.model_dump(exclude_none=True)
+    return [
+        {"name": name.upper(), "value": str(value).lower() if isinstance(value, bool) else str(value)}
+        for name, value in declared.items()
+    ]
 
 
 def _where_the_model_is(spec: LLMDeploymentSpec) -> list[Manifest]:

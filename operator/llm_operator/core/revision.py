@@ -38,6 +38,7 @@ REVISIONED = frozenset(
         "tolerations",
         "affinity",
         "priority_class_name",
+        "generation",
     }
 )
 HASH_LENGTH = 10
@@ -122,6 +123,10 @@ def revisioned_fields(spec: LLMDeploymentSpec) -> Manifest:
         group: {name: quantity.canonical(amount) for name, amount in amounts.items()}
         for group, amounts in fields.get("resources", {}).items()
         if amounts
+    }
+    fields["generation"] = {
+        name: quantity.canonical(value) if isinstance(value, str) else value
+        for name, value in fields.get("generation", {}).items()
     }
     return {**{key: value for key, value in fields.items() if value not in ({}, [])}, "mode": spec.canonical_mode}
 

@@ -1,12 +1,17 @@
 """The manifests, pinned by golden files: run with UPDATE_GOLDEN=1 to accept a change, then read the diff."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from inference_server.settings import Settings
+from llm_operator.api.crd import structural
+from llm_operator.api.types import TEMPERATURE_PATTERN, TOP_P_PATTERN, Generation
 from llm_operator.core import names
 from llm_operator.core.children import build_deployment, build_pod_template, build_service
 from llm_operator.core.drift import first_difference
@@ -125,6 +130,61 @@ def test_a_model_in_the_image_is_not_fetched() -> None:
         assert "initContainers" not in pod
         assert pod["containers"][0]["env"] == [{"name": "LLM_MODE", "value": "qwen"}]
         assert [one["name"] for one in pod["volumes"]] == ["tmp"]
+
+
+GENERATION: dict[str, tuple[Any, str]] = {
+    "maxNewTokens": (512, "512"),
+    "thinkingBudget": (0, "0"),
+    "temperature": ("0.70", "0.70"),
+    "topP": ("0.9", "0.9"),
+    "topK": (20, "20"),
+    "doSample": (True, "true"),
+}
+
+
+@pytest.mark.parametrize("mode", ["mock", "qwen"])
+@pytest.mark.parametrize("name", GENERATION)
+def test_the_server_is_told_what_is_declared_of_the_generation_and_no_more(mode: str, name: str) -> None:
+    value, text = GENERATION[name]
+    plain, declared = (
+        pod_of({"mode": mode, "generation": generation})["containers"][0]["env"] for generation in ({}, {name: value})
+    )
+    setting = re.sub("([A-Z])", r"_\1", name).upper()
+    assert [one for one in declared if one not in plain] == [{"name": setting, "value": text}]
+    assert [one for one in declared if one in plain] == plain
+
+
+def heeded(value: Any, name: str) -> bool:
+    """Whether the server takes this text for a setting."""
+    try:
+        return getattr(Settings.model_validate({name: value}), name) is not None
+    except ValidationError:
+        return False
+
+
+@pytest.mark.parametrize("name", Generation.model_fields)
+def test_the_server_has_a_setting_for_each_field(name: str) -> None:
+    schema = structural(Generation.model_json_schema(by_alias=False), {})["properties"][name]
+    if schema["type"] == "integer":
+        texts = [str(schema["minimum"]), str(schema["maximum"])]
+        assert not heeded(str(schema["maximum"] + 1), name)
+    else:
+        texts = {"string": ["0.0001", "0.7", "1.0"], "boolean": ["true", "false"]}[schema["type"]]
+    assert all(heeded(text, name) for text in texts)
+
+
+@pytest.mark.parametrize(("name", "pattern"), [("temperature", TEMPERATURE_PATTERN), ("top_p", TOP_P_PATTERN)])
+def test_a_decimal_is_allowed_where_the_server_takes_it(name: str, pattern: str) -> None:
+    edges = [*range(12), 99, 100, 101, 999, 1000, 1001, 9999, 10_000, 10_001, 19_999, 20_000, 20_001]
+    decimals = [f"{number / 10_000:.4f}" for number in edges] + ["0", "0.0", "0.7", "1", "1.0", "2", "2.0", "3", "-1"]
+    wrong = [text for text in decimals if heeded(text, name) != bool(re.search(pattern, text))]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("text", ["", "nan", "inf", "1e0", "+1", ".5", "1.", "0.7 ", "0,7", "00.7", "0.00001"])
+def test_a_decimal_is_written_in_one_way(text: str) -> None:
+    assert not re.search(TEMPERATURE_PATTERN, text)
+    assert not re.search(TOP_P_PATTERN, text)
 
 
 def test_empty_strings_are_left_out_of_tolerations_as_the_api_server_does() -> None:

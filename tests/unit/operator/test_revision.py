@@ -54,7 +54,15 @@ def name_of(**fields: Any) -> str:
 
 
 # Another hash for the same spec would restart every server at the next upgrade of the operator.
-@pytest.mark.parametrize(("fields", "name"), [({}, "1f2bfcd4d8"), (FULL, "371d558f42")], ids=["minimal", "full"])
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "1f2bfcd4d8"),
+        (FULL, "371d558f42"),
+        ({"generation": {"maxNewTokens": 512, "temperature": "0.7", "doSample": True}}, "5a3f96f1b3"),
+    ],
+    ids=["minimal", "full", "generation"],
+)
 def test_the_name_of_a_spec_never_changes(fields: dict[str, Any], name: str) -> None:
     assert name_of(**fields) == name
     assert len(name) == HASH_LENGTH
@@ -63,18 +71,33 @@ def test_the_name_of_a_spec_never_changes(fields: dict[str, Any], name: str) -> 
 SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a default written out": ({"imagePullPolicy": "IfNotPresent"}, {}),
     "null": ({"image": None, "nodeSelector": None, "resources": {"limits": None}}, {}),
-    "nothing in it": ({"nodeSelector": {}, "tolerations": [], "affinity": {}, "resources": {}}, {}),
+    "nothing in it": ({"nodeSelector": {}, "tolerations": [], "affinity": {}, "resources": {}, "generation": {}}, {}),
     "nothing in a part of it": ({"resources": {"limits": {}, "requests": {}}}, {}),
     "the other name of the mode": ({"mode": "qwen"}, {"mode": "Qwen3-4B-Thinking-2507"}),
     "thousandths": ({"resources": {"limits": {"cpu": "1000m"}}}, {"resources": {"limits": {"cpu": "1"}}}),
     "a number": ({"resources": {"limits": {"cpu": 1}}}, {"resources": {"limits": {"cpu": "1"}}}),
     "another unit": ({"resources": {"requests": {"memory": "1Gi"}}}, {"resources": {"requests": {"memory": "1024Mi"}}}),
+    "a decimal": (
+        {"generation": {"temperature": "0.70", "topP": "1.00"}},
+        {"generation": {"temperature": "0.7", "topP": "1"}},
+    ),
     "the order of keys": ({"nodeSelector": {"a": "1", "b": "2"}}, {"nodeSelector": {"b": "2", "a": "1"}}),
     "replicas": ({"replicas": 5}, {}),
     "the roll-out": ({"rollout": {"soakSeconds": 3, "strategy": "Recreate"}}, {}),
     "the rollback": ({"rollback": {"enabled": False, "retryToken": "2"}}, {}),
 }
-OTHER: dict[str, dict[str, Any]] = {key: {key: value} for key, value in FULL.items()}
+GENERATION: dict[str, Any] = {
+    "maxNewTokens": 512,
+    "thinkingBudget": 0,
+    "temperature": "0",
+    "topP": "1",
+    "topK": 0,
+    "doSample": False,
+}
+OTHER: dict[str, dict[str, Any]] = {
+    **{key: {key: value} for key, value in FULL.items()},
+    **{key: {"generation": {key: value}} for key, value in GENERATION.items()},
+}
 
 
 @pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME)
