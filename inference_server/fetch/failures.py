@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
+from inference_server.engine.qwen.shape import REMEDY
 from inference_server.failure import StartupError
 
 
@@ -239,7 +240,7 @@ def not_supported(repository: str, what: str) -> FetchError:
     return FetchError(
         FetchReason.MODEL_NOT_SUPPORTED,
         f"{repository} is not a model that this server can run: {what}.",
-        "Name a repository with a causal language model in safetensors files, such as Qwen/Qwen3-4B-Thinking-2507.",
+        REMEDY,
     )
 
 

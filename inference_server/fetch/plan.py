@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from inference_server.engine.qwen.shape import ARCHITECTURE, Unsupported, parse_shape
 from inference_server.fetch.failures import not_supported
 from inference_server.fetch.layout import READY_FILE
 
@@ -84,19 +85,19 @@ def plan_download(repository: str, listing: Sequence[RemoteFile]) -> Plan:
 
 
 def check_model(repository: str, plan: Plan, documents: Mapping[str, Any]) -> ModelFacts:
-    """`documents`: the parsed config.json and, where there is one, the index of the weights."""
+    """`documents`: the parsed config.json and, where there is one, the index of the weights.
+
+    Raises FetchError for a model that the engine would refuse at its start.
+    """
     config = documents[CONFIG_FILE]
-    if not isinstance(config, dict):
-        raise not_supported(repository, "its config.json is not an object")
+    try:
+        parse_shape(config)
+    except Unsupported as error:
+        raise not_supported(repository, str(error)) from None
     if INDEX_FILE in documents:
         _check_index(repository, plan, documents[INDEX_FILE])
-    named = config.get("architectures")
-    architectures = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-    causal = [name for name in architectures if name.endswith("ForCausalLM")]
-    if not causal:
-        raise not_supported(repository, f"its architecture is {', '.join(architectures) or 'not named'}")
     return ModelFacts(
-        architecture=causal[0],
+        architecture=ARCHITECTURE,
         model_type=_text(config.get("model_type")),
         dtype=_text(config.get("dtype") or config.get("torch_dtype")),
         layers=_number(config.get("num_hidden_layers")),

@@ -1,4 +1,7 @@
-"""The numbers of a Qwen3 model, from its config.json, and whether this engine can run it. Pure; called by `worker`."""
+"""The numbers of a Qwen3 model, from its config.json, and whether this engine can run it.
+
+Called by `worker`, before the weights are loaded, and by `fetch.plan`, before they are downloaded.
+"""
 
 import json
 from dataclasses import dataclass
@@ -8,6 +11,11 @@ from typing import Any
 from inference_server.failure import ExitCode, StartupError
 
 ARCHITECTURE = "Qwen3ForCausalLM"
+REMEDY = f"Name a model of the architecture {ARCHITECTURE} in safetensors files, such as Qwen/Qwen3-4B-Thinking-2507."
+
+
+class Unsupported(Exception):
+    """This engine cannot run the model; the text says what about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +61,31 @@ class Shape:
 
 
 def read_shape(folder: Path) -> Shape:
-    """Raises StartupError when the model is another one, or differs from Qwen3 where this engine does not follow."""
+    """The shape of the model in this folder. Raises StartupError."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-        architectures = config.get("architectures") or []
-        if ARCHITECTURE not in architectures:
-            raise not_supported(f"its architecture is {', '.join(map(str, architectures)) or 'not named'}")
+        return parse_shape(json.loads((folder / "config.json").read_text()))
+    except Unsupported as error:
+        raise not_supported(str(error)) from None
+    except (OSError, ValueError) as error:
+        raise not_supported(f"its config.json cannot be read ({type(error).__name__})") from None
+
+
+def parse_shape(config: Any) -> Shape:
+    """`config`: the parsed config.json.
+
+    Raises Unsupported when the model is another one, or differs from Qwen3 where this engine does not follow.
+    """
+    if not isinstance(config, dict):
+        raise Unsupported("its config.json is not an object")
+    named = config.get("architectures")
+    architectures = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    if ARCHITECTURE not in architectures:
+        raise Unsupported(f"its architecture is {', '.join(architectures) or 'not named'}")
+    try:
         _refuse_variants(config)
         return _shape(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise not_supported(f"its config.json cannot be used ({type(error).__name__})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise Unsupported(f"its config.json cannot be used ({type(error).__name__})") from None
 
 
 def _shape(config: dict[str, Any]) -> Shape:
@@ -94,7 +117,7 @@ def _refuse_variants(config: dict[str, Any]) -> None:
         (config.get("quantization_config"), "its weights are quantised already"),
     ):
         if wrong:
-            raise not_supported(what)
+            raise Unsupported(what)
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +128,7 @@ def not_supported(what: str) -> StartupError:
     return StartupError(
         "ModelNotSupported",
         f"The model is not one that this server can run: {what}.",
-        f"Name a model of the architecture {ARCHITECTURE} in safetensors files, such as Qwen/Qwen3-4B-Thinking-2507.",
+        REMEDY,
         ExitCode.CONFIG,
     )
 

@@ -143,7 +143,8 @@ MEANINGS: dict[Reason, str] = {
     Reason.ACCESS_DENIED: "The Hub denies access to the repository.",
     Reason.REPOSITORY_NOT_FOUND: "The Hub has no such repository that the token may see.",
     Reason.REVISION_NOT_FOUND: "The repository has no such branch, tag or commit.",
-    Reason.MODEL_NOT_SUPPORTED: "It is not a causal language model in safetensors files, or files are missing.",
+    Reason.MODEL_NOT_SUPPORTED: "The server cannot run such a model: another architecture, a variant that it does not "
+    "know, no safetensors files, or files are missing.",
     Reason.CHECKSUM_MISMATCH: "A file of the model arrived damaged again and again.",
     Reason.TLS_FAILED: "The certificate of the Hub's address is not trusted, or it does not speak TLS.",
     Reason.ENDPOINT_INVALID: "What answers at `model.endpoint` is no Hub.",

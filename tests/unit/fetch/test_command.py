@@ -16,6 +16,7 @@ from inference_server.__main__ import main
 from inference_server.failure import ExitCode
 from inference_server.fetch import supervise
 from inference_server.fetch.failures import EXIT_CODES, FetchReason
+from tests.hub.checkpoint import CONFIG
 from tests.hub.server import Answer, Hub
 from tests.unit.fetch.running import (
     GOOD_TOKEN,
@@ -78,10 +79,13 @@ def settings(**changed: Any) -> Callable[[Hub], dict[str, Any]]:
     return lambda _: changed
 
 
-def encoder(hub: Hub) -> dict[str, Any]:
-    _, files = hub.repositories[REPOSITORY].commits.popitem()
-    hub.add(REPOSITORY, files | {"config.json": b'{"architectures": ["BertModel"]}'})
-    return {}
+def of_architecture(name: str) -> Callable[[Hub], dict[str, Any]]:
+    def arrange(hub: Hub) -> dict[str, Any]:
+        _, files = hub.repositories[REPOSITORY].commits.popitem()
+        hub.add(REPOSITORY, files | {"config.json": json.dumps(CONFIG | {"architectures": [name]}).encode()})
+        return {}
+
+    return arrange
 
 
 def no_json(hub: Hub) -> dict[str, Any]:
@@ -101,7 +105,8 @@ FAILURES: list[Any] = [
     pytest.param(settings(model_repository="no/such"), "RepositoryNotFound", id="no such repository"),
     pytest.param(settings(model_revision="v9"), "RevisionNotFound", id="no such revision"),
     pytest.param(settings(model_revision="0" * 40), "RevisionNotFound", id="no such commit"),
-    pytest.param(encoder, "ModelNotSupported", id="another architecture"),
+    pytest.param(of_architecture("BertModel"), "ModelNotSupported", id="no language model"),
+    pytest.param(of_architecture("LlamaForCausalLM"), "ModelNotSupported", id="another architecture"),
     pytest.param(no_json, "ModelNotSupported", id="a configuration that is no JSON"),
     pytest.param(scripted(SECOND_SHARD, Answer(), Answer(flip_at=9)), "ChecksumMismatch", id="a flipped bit"),
     pytest.param(scripted("vocab.json", Answer(flip_at=9)), "ChecksumMismatch", id="a flipped bit in a small file"),
@@ -153,6 +158,24 @@ def test_a_failure_has_its_reason_and_exit_code(
     assert {name: last[name] for name in record} == record
     assert (last["event"], last["exit_code"], last["transient"]) == ("failed", code, code >= 40)
     assert list(tmp_path.glob("cache/*/*/READY.json")) == []
+
+
+def test_weights_that_cannot_be_served_are_not_downloaded(hub: Hub, run: Callable[..., Any]) -> None:
+    of_architecture("LlamaForCausalLM")(hub)
+    code, events, _ = run()
+    assert (code, hub.weights_served) == (EXIT_CODES[FetchReason.MODEL_NOT_SUPPORTED], 0)
+    assert "LlamaForCausalLM" in events[-1]["message"]
+    assert "Qwen3ForCausalLM" in events[-1]["remedy"]
+
+
+def test_a_model_that_is_in_the_cache_is_not_looked_at_again(hub: Hub, tmp_path: Path, run: Callable[..., Any]) -> None:
+    assert run()[0] == ExitCode.OK
+    served = hub.weights_served
+    (config,) = tmp_path.glob("cache/*/*/config.json")
+    config.chmod(0o644)
+    config.write_text(config.read_text().replace("Qwen3ForCausalLM", "OtherForCausalLM"))
+    assert run()[0] == ExitCode.OK
+    assert hub.weights_served == served > 0
 
 
 def test_a_success_leaves_what_it_brought_in_the_termination_log(run: Callable[..., Any]) -> None:

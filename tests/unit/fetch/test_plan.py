@@ -1,10 +1,13 @@
 """What is downloaded, and what is no model for this server."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inference_server.engine.qwen.shape import read_shape
+from inference_server.failure import StartupError
 from inference_server.fetch.failures import FetchError, FetchReason
 from inference_server.fetch.plan import Plan, RemoteFile, check_model, plan_download
 from tests.hub.checkpoint import CONFIG
@@ -91,11 +94,12 @@ def test_the_facts_for_a_check_of_the_memory_come_from_the_configuration() -> No
 
 
 def test_what_the_configuration_does_not_say_is_unknown_and_the_old_name_of_dtype_is_known() -> None:
-    config = {
+    config = CONFIG | {
         "architectures": [None, "Qwen3ForCausalLM"],
+        "dtype": None,
         "torch_dtype": "float16",
         "num_hidden_layers": True,
-        "head_dim": "x",
+        "head_dim": None,
         "model_type": 3,
     }
     facts = check_model("a/b", a_plan(WHOLE), {"config.json": config})
@@ -107,14 +111,29 @@ def test_what_the_configuration_does_not_say_is_unknown_and_the_old_name_of_dtyp
     [
         ({"architectures": ["BertModel"]}, "BertModel"),
         ({"architectures": ["Qwen3VLForConditionalGeneration"]}, "Qwen3VLForConditionalGeneration"),
+        ({**CONFIG, "architectures": ["LlamaForCausalLM"]}, "its architecture is LlamaForCausalLM"),
+        ({**CONFIG, "architectures": ["Qwen3MoeForCausalLM"]}, "its architecture is Qwen3MoeForCausalLM"),
+        ({**CONFIG, "rope_parameters": {"rope_type": "yarn"}}, "its positions are scaled (yarn)"),
+        ({**CONFIG, "rope_parameters": "yarn"}, "cannot be used (AttributeError)"),
+        ({**CONFIG, "quantization_config": {"quant_method": "gptq"}}, "its weights are quantised already"),
+        ({**CONFIG, "head_dim": None, "num_attention_heads": 0}, "cannot be used (ZeroDivisionError)"),
+        ({"architectures": ["Qwen3ForCausalLM"]}, "cannot be used (KeyError)"),
         ({"architectures": []}, "not named"),
         ({"architectures": "Qwen3ForCausalLM"}, "not named"),
         ({}, "not named"),
         ([], "not an object"),
     ],
 )
-def test_another_kind_of_model_is_refused(config: Any, says: str) -> None:
-    assert says in refused(lambda: check_model("a/b", a_plan(WHOLE), {"config.json": config}))
+def test_a_model_that_the_engine_would_refuse_is_refused_in_its_words(tmp_path: Path, config: Any, says: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StartupError) as at_start:
+        read_shape(tmp_path)
+    with pytest.raises(FetchError) as before:
+        check_model("a/b", a_plan(WHOLE), {"config.json": config})
+    assert says in before.value.message
+    assert (before.value.reason, before.value.remedy) == (at_start.value.reason, at_start.value.remedy)
+    assert before.value.message.partition(": ")[2] == at_start.value.message.partition(": ")[2]
+    assert not before.value.transient
 
 
 @pytest.mark.parametrize(
