@@ -58,6 +58,10 @@ def gone(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def without_a_configuration(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
 def change_config(**over: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / "config.json"
@@ -76,6 +80,7 @@ def change_config(**over: Any) -> Callable[[Path], None]:
         pytest.param(gone, "ModelCorrupt", id="no file"),
         pytest.param(change_config(intermediate_size=95), "ModelCorrupt", id="shapes differ from config.json"),
         pytest.param(of_another_format, "ModelNotSupported", id="a number format of later"),
+        pytest.param(without_a_configuration, "ModelNotSupported", id="no configuration"),
         pytest.param(change_config(architectures=None), "ModelNotSupported", id="no architecture"),
         pytest.param(change_config(num_hidden_layers=None), "ModelNotSupported", id="no number of layers"),
         pytest.param(change_config(use_sliding_window=True), "ModelNotSupported", id="a sliding window"),
