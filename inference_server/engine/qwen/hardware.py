@@ -46,7 +46,6 @@ def choose(
     machine: Machine,
     *,
     parameters: int,
-    table_parameters: int,
     answer_numbers: int,
     device: Device | None = None,
     dtype: Dtype | None = None,
@@ -55,19 +54,14 @@ def choose(
     concurrent_requests: int | None = None,
     piece_tokens: int | None = None,
 ) -> Choice:
-    """What is given is taken; the rest is what fits.
-
-    `parameters` of the model, `table_parameters` of its embeddings; `answer_numbers`: keys and values of one answer of
-    full length.
-    """
+    """What is given is taken; the rest is what fits. `answer_numbers`: keys and values of one answer of full length."""
     device = device or ("cpu" if machine.gpu is None else "cuda")
     on_gpu = device == "cuda"
     dtype = dtype or (_gpu_dtype(machine.gpu) if on_gpu else _cpu_dtype(machine, quantization))
     answer = answer_numbers * _BYTES[dtype]
     if quantization is None:
         quantization = "none" if on_gpu else _cpu_quantization(machine, dtype, parameters, answer)
-    # Beside int8 weights the table of embeddings is kept in bfloat16.
-    weights = parameters + 2 * table_parameters if quantization == "int8" else 2 * parameters
+    weights = parameters * (1 if quantization == "int8" else 2)
     return Choice(
         device=device,
         dtype=dtype,

@@ -26,12 +26,8 @@ class Matrix(Protocol):
         """x (tokens, columns) → (tokens, rows), in x's number format."""
         ...
 
-
-class Table(Matrix, Protocol):
-    """A weight whose rows can be looked up as well."""
-
     def rows(self, index: Tensor) -> Tensor:
-        """index (count), int64 → (count, columns)."""
+        """index (count), int64 → (count, columns): a table of embeddings is looked up."""
         ...
 
 
@@ -69,6 +65,9 @@ class Int8Matrix:
     def __call__(self, x: Tensor) -> Tensor:
         return torch._weight_int8pack_mm(x.to(torch.bfloat16), self.weight, self.scale).to(x.dtype)
 
+    def rows(self, index: Tensor) -> Tensor:
+        return self.weight[index] * self.scale[index, None]
+
 
 def packs(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether what computes in `dtype` on `device` does so by our own kernels."""
@@ -77,12 +76,8 @@ def packs(dtype: torch.dtype, device: torch.device) -> bool:
 
 def new_matrix(rows: int, columns: int, storage: Storage, *, dtype: torch.dtype, device: torch.device) -> Matrix:
     """`dtype`: what the model computes in."""
-    if storage == "int8" and not packs(dtype, device):
-        return Int8Matrix(rows, columns, device=device)
-    return new_table(rows, columns, storage, dtype=dtype, device=device)
-
-
-def new_table(rows: int, columns: int, storage: Storage, *, dtype: torch.dtype, device: torch.device) -> Table:
     if packs(dtype, device):
         return PackedWeight(rows, columns, "float32" if storage == "dense" else storage)
+    if storage == "int8":
+        return Int8Matrix(rows, columns, device=device)
     return DenseMatrix(rows, columns, dtype=dtype, device=device)

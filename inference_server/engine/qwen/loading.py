@@ -5,14 +5,13 @@ Called by `worker`. Beside the weights themselves no more than a piece of one te
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from inference_server.engine.qwen import safetensors
-from inference_server.engine.qwen.linear import DenseMatrix, Matrix, Storage, Table, new_matrix, new_table
+from inference_server.engine.qwen.linear import Matrix, Storage, new_matrix
 from inference_server.engine.qwen.shape import Shape, corrupt
 
 
@@ -31,7 +30,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    embedding: Table
+    embedding: Matrix
     layers: tuple[Layer, ...]
     norm: Tensor
     head: Matrix
@@ -57,32 +56,15 @@ class Builder:
         self._device = device
         self._storage = storage
         self.places: dict[str, Place] = {}
-        embedding, head = self._ends()
+        vocabulary = (shape.vocabulary, shape.hidden)
+        embedding = self._new(*vocabulary, "model.embed_tokens.weight")
         self.weights = Weights(
             embedding=embedding,
             layers=tuple(self._layer(f"model.layers.{number}.") for number in range(shape.layers)),
             norm=self._norm("model.norm.weight"),
-            head=head,
-        )
-
-    def _ends(self) -> tuple[Table, Matrix]:
-        """The table of embeddings, and the head: one and the same where the model ties them."""
-        size = (self._shape.vocabulary, self._shape.hidden)
-        name = "model.embed_tokens.weight"
-        if self._shape.tied and self._storage != "int8":
             # Some files of tied models hold the head as well: it is the same.
-            both = new_table(*size, self._storage, dtype=self._dtype, device=self._device)
-            self._place(name, size, both, 0)
-            return both, both
-        # A row of it is looked up for each token, so it costs nothing to keep it as exact as the file.
-        table_dtype = torch.bfloat16 if self._storage == "int8" else self._dtype
-        table = DenseMatrix(*size, dtype=table_dtype, device=self._device)
-        if not self._shape.tied:
-            self._place(name, size, table, 0)
-            return table, self._new(*size, "lm_head.weight")
-        head = self._empty(*size)
-        self.places[name] = Place(size, partial(_put_both, table, head))
-        return table, head
+            head=embedding if shape.tied else self._new(*vocabulary, "lm_head.weight"),
+        )
 
     def _layer(self, at: str) -> Layer:
         shape = self._shape
@@ -173,11 +155,6 @@ def _blocks(
                 if entry.name in wanted:
                     for row, block in safetensors.rows(file, entry):
                         yield path, entry, row, block
-
-
-def _put_both(one: Matrix, other: Matrix, row: int, block: Tensor) -> None:
-    one.put(row, block)
-    other.put(row, block)
 
 
 def _copy(target: Tensor, block: Tensor) -> None:

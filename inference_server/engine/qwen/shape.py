@@ -42,12 +42,7 @@ class Shape:
         """Numbers in the matrices; the norms do not count."""
         attention = self.hidden * self.head * 2 * (self.heads + self.key_value_heads)
         layer = attention + 3 * self.hidden * self.inner
-        return self.layers * layer + self.table_parameters * (1 if self.tied else 2)
-
-    @property
-    def table_parameters(self) -> int:
-        """Numbers in the table of embeddings."""
-        return self.vocabulary * self.hidden
+        return self.layers * layer + self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
     def token_numbers(self) -> int:
@@ -57,7 +52,7 @@ class Shape:
     @property
     def step_parameters(self) -> int:
         """Numbers that one step reads: all matrices; of an embedding that is not the head too, only a row."""
-        return self.parameters - (0 if self.tied else self.table_parameters)
+        return self.parameters - (0 if self.tied else self.vocabulary * self.hidden)
 
 
 def read_shape(folder: Path) -> Shape:

@@ -265,7 +265,6 @@ def _choose(config: wire.EngineConfig, shape: Shape) -> Choice:
     return choose(
         read_machine(gpu=gpu),
         parameters=shape.parameters,
-        table_parameters=shape.table_parameters,
         answer_numbers=shape.token_numbers * min(config.context_tokens, shape.context_tokens),
         device=config.device,
         dtype=config.dtype,

@@ -27,8 +27,8 @@ from inference_server.engine.protocol import (
     GenerationRequest,
     Message,
     PromptTooLong,
+    ReasoningDelta,
     Sampling,
-    TextDelta,
 )
 from inference_server.engine.qwen.host import QwenEngine
 from inference_server.engine.qwen.wire import EngineConfig
@@ -263,16 +263,12 @@ async def test_one_failure_leaves_the_others_and_a_death_ends_all(
 async def test_a_stuck_worker_shows_and_an_abort_ends_what_runs(thinking_model: Path) -> None:
     async with an_engine(thinking_model, quantization="int8") as engine:
         assert engine.info.quantization == "int8"
-        async with aclosing(
-            engine.submit(a_request(sampling=Sampling(max_new_tokens=1500, thinking_budget=0)))
-        ) as events:
-            while not isinstance(await anext(events), TextDelta):
+        worker = workers_of(os.getpid())[-1]
+        async with aclosing(engine.submit(a_request(sampling=LONG, include_reasoning=True))) as events:
+            while not isinstance(await anext(events), ReasoningDelta):
                 pass
-            worker = workers_of(os.getpid())[-1]
             os.kill(worker, signal.SIGSTOP)
             await until(lambda: engine.heartbeat() > 0.3)
-            os.kill(worker, signal.SIGCONT)
-            await until(lambda: engine.heartbeat() < 0.3)
             draining = asyncio.create_task(engine.drain())
             await asyncio.sleep(0)
             with pytest.raises(EngineUnavailable):
@@ -281,6 +277,8 @@ async def test_a_stuck_worker_shows_and_an_abort_ends_what_runs(thinking_model: 
             last = [event async for event in events][-1]
             assert isinstance(last, Finished)
             assert last.reason == "shutdown"
+            os.kill(worker, signal.SIGCONT)
+            await until(lambda: engine.heartbeat() < 0.3)
         await draining
     await engine.close()
 

@@ -6,7 +6,7 @@ import pytest
 from inference_server.engine.qwen.hardware import Machine, child_environment, choose, read_machine
 
 PLAIN = Machine(cpus=2.0, cpu_features=frozenset({"avx2"}), memory_bytes=8 * 1024**3, gpu=None)
-FOUR_BILLION = {"parameters": 4_022_272_000, "table_parameters": 151_936 * 2560}
+FOUR_BILLION = 4_022_272_000
 # Of 4096 tokens.
 ANSWER = 36 * 2 * 8 * 128 * 4096
 
@@ -45,13 +45,13 @@ def machine(**over: Any) -> Machine:
     ],
 )
 def test_formats_follow_the_machine(found: Machine, given: dict[str, Any], expected: tuple[str, str, str]) -> None:
-    choice = choose(found, **FOUR_BILLION, answer_numbers=ANSWER, **given)
+    choice = choose(found, parameters=FOUR_BILLION, answer_numbers=ANSWER, **given)
     assert (choice.device, choice.dtype, choice.quantization) == expected
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1.9, 1), (2.0, 2), (16.0, 16)])
 def test_threads_are_the_whole_cpus_that_are_granted(cpus: float, threads: int) -> None:
-    assert choose(machine(cpus=cpus), **FOUR_BILLION, answer_numbers=1).threads == threads
+    assert choose(machine(cpus=cpus), parameters=FOUR_BILLION, answer_numbers=1).threads == threads
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_threads_are_the_whole_cpus_that_are_granted(cpus: float, threads: int) 
 )
 def test_no_more_answers_at_a_time_than_have_room(gigabytes: int | None, given: dict[str, Any], answers: int) -> None:
     found = machine(memory_bytes=None if gigabytes is None else gigabytes * 1024**3)
-    choice = choose(found, **FOUR_BILLION, answer_numbers=ANSWER, **given)
+    choice = choose(found, parameters=FOUR_BILLION, answer_numbers=ANSWER, **given)
     assert choice.concurrent_requests == answers
 
 

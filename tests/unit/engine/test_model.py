@@ -12,7 +12,7 @@ from transformers import Qwen3ForCausalLM
 from inference_server.engine.qwen.attention import attend_each, attend_together
 from inference_server.engine.qwen.batch import Answer, Batch
 from inference_server.engine.qwen.cache import Cache
-from inference_server.engine.qwen.linear import Storage
+from inference_server.engine.qwen.linear import Int8Matrix, Storage
 from inference_server.engine.qwen.loading import exact_in_bfloat16, load_weights
 from inference_server.engine.qwen.model import Model, TorchModel, new_model
 from inference_server.engine.qwen.sampling import Draw
@@ -211,6 +211,16 @@ def test_bfloat16_weights_lose_nothing_as_they_are(tmp_path: Path) -> None:
     while batch.busy:
         recorder.run(batch)
     assert [recorder.tokens[number] for number in range(5)] == [generate(theirs, prompt, 20) for prompt in asked]
+
+
+def test_torch_multiplies_int8_weights_and_looks_them_up() -> None:
+    weight, x = torch.randn(96, 64), torch.randn(5, 64).bfloat16()
+    matrix = Int8Matrix(96, 64, device=CPU)
+    for begin, end in ((50, 96), (0, 50)):
+        matrix.put(begin, weight[begin:end])
+    exact, index = x.float() @ weight.t(), torch.tensor([95, 0, 7])
+    assert (matrix(x).float() - exact).norm() / exact.norm() < 0.02
+    assert (matrix.rows(index).float() - weight[index]).norm() / weight[index].norm() < 0.02
 
 
 def test_int8_is_near_float32(tied: Path) -> None:
