@@ -16,6 +16,7 @@ from torch import Tensor
 
 from inference_server.engine.qwen.hardware import cpu_features
 from inference_server.engine.qwen.shape import Shape
+from inference_server.failure import ExitCode, StartupError
 
 Storage = Literal["float32", "bfloat16", "int8"]
 
@@ -46,8 +47,17 @@ def library_name(machine: str, features: frozenset[str]) -> str:
 
 @cache
 def _library() -> ctypes.CDLL:
-    # ctypes lets other threads run while a function does.
-    library = ctypes.CDLL(str(Path(__file__).parent / library_name(platform.machine(), cpu_features())))
+    path = Path(__file__).with_name(library_name(platform.machine(), cpu_features()))
+    try:
+        # ctypes lets other threads run while a function does.
+        library = ctypes.CDLL(str(path))
+    except OSError:
+        raise StartupError(
+            "ModeNotSupported",
+            f"{path.name}, by which a model is computed on this processor, is missing or cannot be loaded.",
+            "Install the package (make setup, or an image built for this kind of processor), or set LLM_MODE=mock.",
+            ExitCode.CONFIG,
+        ) from None
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, f"kernels_{name}")
         function.restype, function.argtypes = result, arguments

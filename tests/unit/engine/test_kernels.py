@@ -1,5 +1,6 @@
 """The functions of kernels.c against torch's, by both of the libraries that this machine can run."""
 
+import platform
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional
 from inference_server.engine.qwen import kernels
 from inference_server.engine.qwen.kernels import PackedWeight, Storage
 from inference_server.engine.qwen.shape import Shape
+from inference_server.failure import StartupError
 
 STORAGES: tuple[Storage, ...] = ("float32", "bfloat16", "int8")
 AVX2 = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm"})
@@ -58,6 +60,14 @@ def stored(weight: Tensor, storage: Storage) -> Tensor:
 )
 def test_a_processor_gets_what_it_can_run(machine: str, features: frozenset[str], name: str) -> None:
     assert kernels.library_name(machine, features) == name
+
+
+def test_a_processor_without_a_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    kernels._library.cache_clear()
+    with pytest.raises(StartupError, match=r"kernels-riscv64\.so") as caught:
+        kernels.set_threads(1)
+    assert caught.value.reason == "ModeNotSupported"
 
 
 @pytest.mark.parametrize("storage", STORAGES)
