@@ -18,6 +18,8 @@ SETUP := .venv/.complete
 LOOK := .venv/.look
 # What is compiled while the package is installed.
 COMPILED := hatch_build.py inference_server/engine/qwen/kernels.c
+# uv does not see that what was compiled is gone.
+COMPILE := --reinstall-package llm-operator
 PYTEST := $(BIN)/pytest --durations=10
 # Decisions without I/O, covered to the last branch.
 PURE_FETCH := failures keep layout ownership plan progress ready retry
@@ -29,14 +31,20 @@ help: ## List the targets
 
 $(SETUP): pyproject.toml uv.lock scripts/uv.sh $(COMPILED)
 	@echo "==> Python packages"
-	"$$(scripts/uv.sh)" sync --frozen --extra operator --extra server --extra fetch --extra llm --extra otel --extra dev
+	"$$(scripts/uv.sh)" sync --frozen $(COMPILE) --extra operator --extra server --extra fetch --extra llm --extra otel --extra dev
 	touch $@
 
 # Without torch, which is most of the packages' 6 GB: whoever only looks need not wait for it.
 $(LOOK): pyproject.toml uv.lock scripts/uv.sh $(COMPILED)
 	@echo "==> Python packages, without torch"
-	"$$(scripts/uv.sh)" sync --frozen --inexact --extra operator --extra server
+	"$$(scripts/uv.sh)" sync --frozen --inexact $(COMPILE) --extra operator --extra server
 	touch $@
+
+ifeq ($(wildcard inference_server/engine/qwen/kernels-*.so),)
+$(SETUP) $(LOOK): anew
+endif
+.PHONY: anew
+anew:
 
 .PHONY: setup
 setup: $(SETUP) ## Install the Python packages into .venv

@@ -47,6 +47,7 @@ def choose(
     *,
     parameters: int,
     answer_numbers: int,
+    stored_bytes: int = 2,
     device: Device | None = None,
     dtype: Dtype | None = None,
     quantization: Quantization | None = None,
@@ -54,14 +55,17 @@ def choose(
     concurrent_requests: int | None = None,
     piece_tokens: int | None = None,
 ) -> Choice:
-    """What is given is taken; the rest is what fits. `answer_numbers`: keys and values of one answer of full length."""
+    """What is given is taken; the rest is what fits. `answer_numbers`: keys and values of one answer of full length.
+    `stored_bytes`: of a weight that is computed with in float32 and not quantised.
+    """
     device = device or ("cpu" if machine.gpu is None else "cuda")
     on_gpu = device == "cuda"
     dtype = dtype or (_gpu_dtype(machine.gpu) if on_gpu else _cpu_dtype(machine, quantization))
     answer = answer_numbers * _BYTES[dtype]
     if quantization is None:
         quantization = "none" if on_gpu else _cpu_quantization(machine, dtype, parameters, answer)
-    weights = parameters * (1 if quantization == "int8" else 2)
+    kept = stored_bytes if dtype == "float32" else _BYTES[dtype]
+    weights = parameters * (1 if quantization == "int8" else kept)
     return Choice(
         device=device,
         dtype=dtype,

@@ -263,8 +263,11 @@ INLINE void few(enum storage storage, const struct linear *job, size_t from, siz
 #define FEW 6
 #define TILE 6
 
-/* How many tokens the next tile has: never one or two alone, which take as long as four. */
-INLINE size_t next_tile(size_t left) { return left == TILE || left > 8 ? TILE : left > 4 ? 4 : left; }
+/* How many tokens the next tile has: all are nearly the same, because one or two alone take as long as four. */
+INLINE size_t next_tile(size_t left) {
+    size_t count = (left + TILE - 1) / TILE;
+    return (left + count - 1) / count;
+}
 
 INLINE void tile_of(size_t tokens, const float *weight, const float *x, size_t columns, floats *sums, int onto) {
     const char *panel = (const char *)weight;
@@ -273,6 +276,7 @@ INLINE void tile_of(size_t tokens, const float *weight, const float *x, size_t c
     case 2: tile(FLOAT32, panel, 0, 1, x, 1, 2, 2, columns, sums, onto); break;
     case 3: tile(FLOAT32, panel, 0, 1, x, 1, 3, 3, columns, sums, onto); break;
     case 4: tile(FLOAT32, panel, 0, 1, x, 1, 4, 4, columns, sums, onto); break;
+    case 5: tile(FLOAT32, panel, 0, 1, x, 1, 5, 5, columns, sums, onto); break;
     default: tile(FLOAT32, panel, 0, 1, x, 1, TILE, TILE, columns, sums, onto);
     }
 }
@@ -493,9 +497,10 @@ INLINE floats choose(ints condition, floats yes, floats no) {
     return (floats)((condition & (ints)yes) | (~condition & (ints)no));
 }
 
-/* e to the x, to the last bit or two, for x from -87 to 88 and as of these beyond them. Cephes' polynomial. */
-INLINE floats exponential(floats x) {
-    floats least = (floats){0} - 87.0f, most = (floats){0} + 88.0f;
+/* e to the x, to the last bit or two, for x from -87 to 88 and as of these beyond them; not a number of none. Cephes'
+ * polynomial. */
+INLINE floats exponential(floats given) {
+    floats x = given, least = (floats){0} - 87.0f, most = (floats){0} + 88.0f;
     x = choose(x < least, least, choose(x > most, most, x));
     floats shifted = x * 1.44269504f + 12582912.0f;
     floats power = shifted - 12582912.0f;
@@ -507,7 +512,7 @@ INLINE floats exponential(floats x) {
     y = y * r + 1.6666665459e-1f;
     y = y * r + 5.0000001201e-1f;
     y = y * r * r + r + 1.0f;
-    return (floats)((ints)y + (((ints)shifted - 0x4b400000) << 23));
+    return choose(given == given, (floats)((ints)y + (((ints)shifted - 0x4b400000) << 23)), given);
 }
 
 struct norm {

@@ -92,7 +92,7 @@ class PackedWeight:
 
     def rows(self, index: Tensor) -> Tensor:
         """index (count), int64 → (count, columns). Raises IndexError."""
-        if int(index.max()) >= self._rows:
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < self._rows:
             raise IndexError("no such row")
         y = torch.empty(len(index), self._columns)
         _library().kernels_rows(*self._weight, index.data_ptr(), y.data_ptr(), len(index), self._columns)

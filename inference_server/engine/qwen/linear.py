@@ -1,6 +1,7 @@
 """Matrices, in the number formats and by the kernels that are fastest here; bench/serving measures them.
 
-A token's result has the same bits in every company: else the same seed could give another answer when others run.
+By our own kernels a token's result has the same bits in every company: else the same seed could give another answer
+when others run. What torch computes does not promise that.
 """
 
 from typing import Literal, Protocol

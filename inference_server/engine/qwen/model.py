@@ -62,7 +62,9 @@ class KernelModel:
         return self._logits(self._run(slots, stored, tokens))
 
     def _run(self, slots: Sequence[int], places: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        if max(slots) >= self.cache.slots or max(places) >= self.cache.tokens:
+        if not (
+            0 <= min(slots) <= max(slots) < self.cache.slots and 0 <= min(places) <= max(places) < self.cache.tokens
+        ):
             raise IndexError("no such place in the cache")
         slot_index, place_index = torch.tensor(slots), torch.tensor(places)
         hidden = self._weights.embedding.rows(torch.tensor(tokens)).float()

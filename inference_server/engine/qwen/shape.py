@@ -85,7 +85,7 @@ def parse_shape(config: Any) -> Shape:
 
 def _shape(config: dict[str, Any]) -> Shape:
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-    return Shape(
+    shape = Shape(
         layers=int(config["num_hidden_layers"]),
         hidden=hidden,
         inner=int(config["intermediate_size"]),
@@ -98,6 +98,10 @@ def _shape(config: dict[str, Any]) -> Shape:
         rope_theta=float(_rope(config).get("rope_theta") or config.get("rope_theta") or 10_000.0),
         tied=bool(config.get("tie_word_embeddings", False)),
     )
+    sizes = (shape.layers, hidden, shape.inner, heads, shape.key_value_heads, shape.head, shape.vocabulary)
+    if min(sizes) < 1 or heads % shape.key_value_heads or shape.head % 2:
+        raise Unsupported("the sizes in its config.json do not fit together")
+    return shape
 
 
 def _refuse_variants(config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ The one module that imports transformers. Called by `worker`.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,16 @@ def _read_tokenizer(folder: Path) -> Any:
 def _advised(generation: dict[str, Any], do_sample: bool | None) -> Draw:
     if do_sample is None and generation.get("do_sample") is False:
         return Draw(temperature=0.0, top_p=1.0, top_k=0)
-    return Draw(
-        temperature=0.0 if do_sample is False else float(generation.get("temperature", _ADVISED.temperature)),
-        top_p=float(generation.get("top_p", _ADVISED.top_p)),
-        top_k=int(generation.get("top_k", _ADVISED.top_k)),
-    )
+    kinds = {"temperature": float, "top_p": float, "top_k": int}
+    try:
+        own = {name: kind(generation[name]) for name, kind in kinds.items() if generation.get(name) is not None}
+    except (TypeError, ValueError):
+        raise corrupt("generation_config.json has something else where numbers should be") from None
+    if do_sample and own.get("temperature") == 0:
+        del own["temperature"]
+    if do_sample is False:
+        own["temperature"] = 0.0
+    return replace(_ADVISED, **own)
 
 
 def _ids(value: Any) -> frozenset[int]:

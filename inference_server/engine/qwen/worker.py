@@ -28,7 +28,7 @@ from inference_server.engine.qwen.linear import Storage, packs
 from inference_server.engine.qwen.loading import exact_in_bfloat16, load_weights
 from inference_server.engine.qwen.model import new_model
 from inference_server.engine.qwen.sampling import Draw
-from inference_server.engine.qwen.shape import Shape, read_shape
+from inference_server.engine.qwen.shape import Shape, corrupt, read_shape
 from inference_server.engine.qwen.thinking import Course, limits, opens_thinking
 from inference_server.engine.qwen.writer import Writer
 from inference_server.failure import ExitCode, StartupError
@@ -55,17 +55,18 @@ class Worker:
     def __init__(self, config: wire.EngineConfig, progress: Callable[[float], None]) -> None:
         folder = Path(config.model_path)
         shape = read_shape(folder)
-        choice = _choose(config, shape)
+        as_stored = exact_in_bfloat16(folder)
+        choice = _choose(config, shape, stored_bytes=2 if as_stored else 4)
         device, dtype = torch.device(choice.device), getattr(torch, choice.dtype)
         if packs(dtype, device):
             # What is left for torch is too little to share, and its threads would get into the way of the kernels'.
             torch.set_num_threads(1)
-            kernels.set_threads(choice.threads)
+            choice = replace(choice, threads=kernels.set_threads(choice.threads))
         else:
             torch.set_num_threads(choice.threads)
         self._config = config
         self._context = min(config.context_tokens, shape.context_tokens)
-        storage = _storage(choice, folder, packed=packs(dtype, device))
+        storage = _storage(choice, halved=as_stored and packs(dtype, device))
         with ThreadPoolExecutor(1) as aside:
             text = aside.submit(_read_text, folder, config.do_sample)
 
@@ -77,6 +78,9 @@ class Worker:
 
             weights = load_weights(folder, shape, dtype=dtype, device=device, storage=storage, progress=report)
             self._text = text.result()
+        self._vocabulary = shape.vocabulary
+        if max(self._text.marks.closing_words, default=0) >= shape.vocabulary:
+            raise corrupt("the tokenizer has tokens that the model does not know")
         self._draw = _drawn(config, self._text.advised)
         tokens = self._context + _SLACK_TOKENS
         cache = Cache(shape, slots=choice.concurrent_requests, tokens=tokens, dtype=dtype, device=device)
@@ -116,6 +120,9 @@ class Worker:
 
     def submit(self, number: int, request: GenerationRequest) -> wire.Taken | wire.TooLong:
         prompt = self._text.encode(with_system_prompt(self._config.system_prompt, request.messages))
+        if max(prompt) >= self._vocabulary:
+            # Of this request only: in a step with others it would end theirs, too.
+            raise IndexError("a token that the model does not know")
         wanted = request.sampling.max_new_tokens or self._config.max_new_tokens
         limit = self._context - min(wanted, _LEAST_ROOM)
         if len(prompt) > limit:
@@ -254,17 +261,18 @@ def _failed(number: int, error: Exception) -> wire.Failed:
     return wire.Failed(number, type(error).__name__)
 
 
-def _storage(choice: Choice, folder: Path, *, packed: bool) -> Storage:
+def _storage(choice: Choice, *, halved: bool) -> Storage:
     if choice.quantization == "int8":
         return "int8"
-    return "bfloat16" if packed and exact_in_bfloat16(folder) else "dense"
+    return "bfloat16" if halved else "dense"
 
 
-def _choose(config: wire.EngineConfig, shape: Shape) -> Choice:
+def _choose(config: wire.EngineConfig, shape: Shape, *, stored_bytes: int) -> Choice:
     gpu = torch.cuda.get_device_capability() if config.device != "cpu" and torch.cuda.is_available() else None
     return choose(
         read_machine(gpu=gpu),
         parameters=shape.parameters,
+        stored_bytes=stored_bytes,
         answer_numbers=shape.token_numbers * min(config.context_tokens, shape.context_tokens),
         device=config.device,
         dtype=config.dtype,

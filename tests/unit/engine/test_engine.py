@@ -33,6 +33,7 @@ from inference_server.engine.protocol import (
 from inference_server.engine.qwen.host import QwenEngine
 from inference_server.engine.qwen.wire import EngineConfig
 from inference_server.failure import ExitCode, StartupError
+from tests.unit.engine.checkpoints import PLAIN_TEMPLATE, a_model, a_tokenizer
 from tests.unit.engine.conftest import POISON
 
 LONG = Sampling(max_new_tokens=1500, temperature=0)
@@ -281,6 +282,30 @@ async def test_a_stuck_worker_shows_and_an_abort_ends_what_runs(thinking_model: 
             await until(lambda: engine.heartbeat() < 0.3)
         await draining
     await engine.close()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_token_that_the_model_does_not_know_fails_its_own_request(tmp_path: Path) -> None:
+    folder = a_model(tmp_path, thinks=False)
+    tokenizer = a_tokenizer(thinks=False)
+    # The model has five tokens more than the tokenizer had.
+    tokenizer.add_tokens([f"unknown{number}" for number in range(6)])
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    async with an_engine(folder) as engine:
+        fine = asyncio.create_task(collect(engine, a_request("unknown4", Sampling(max_new_tokens=300, temperature=0))))
+        with pytest.raises(GenerationFailed):
+            await collect(engine, a_request("and unknown5"))
+        assert (await fine).usage is not None
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = a_model(tmp_path, vocab_size=len(a_tokenizer()) - 1)
+    with pytest.raises(StartupError) as caught:
+        async with an_engine(folder):
+            pass
+    assert caught.value.reason == "ModelCorrupt"
 
 
 @pytest.mark.asyncio(loop_scope="module")

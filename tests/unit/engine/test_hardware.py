@@ -63,6 +63,7 @@ def test_threads_are_the_whole_cpus_that_are_granted(cpus: float, threads: int) 
         (16, {}, 4),
         (16, {"quantization": "none"}, 4),
         (10, {"quantization": "none"}, 1),
+        (18, {"quantization": "none", "stored_bytes": 4}, 1),
         (6, {"concurrent_requests": 8}, 8),
         (6, {"device": "cuda"}, 16),
     ],

@@ -1,4 +1,4 @@
-"""The functions of kernels.c against torch's, by both of the libraries that this machine can run."""
+"""The functions of kernels.c against torch's, by each of the libraries that this machine can run."""
 
 import platform
 from collections.abc import Iterator
@@ -108,8 +108,10 @@ def test_rows_are_looked_up(storage: Storage) -> None:
     weight = numbers(100, 24)
     matrix, index = packed(weight, storage), torch.tensor([99, 0, 17, 17, 31])
     torch.testing.assert_close(matrix.rows(index), stored(weight, storage)[index])
-    with pytest.raises(IndexError):
-        matrix.rows(torch.tensor([3, 100]))
+    assert matrix.rows(torch.tensor([], dtype=torch.long)).shape == (0, 24)
+    for outside in ([3, 100], [-1, 3]):
+        with pytest.raises(IndexError):
+            matrix.rows(torch.tensor(outside))
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -145,6 +147,18 @@ def test_norms_and_gates_are_those_of_torch(rows: int, size: int) -> None:
     both = torch.cat((x * 20, numbers(rows, size, seed=2)), dim=1)
     expected = functional.silu(both[:, :size]) * both[:, size:]
     torch.testing.assert_close(kernels.gate(both), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [0x7FC00001, 0x7FFFFFFF])
+def test_what_is_not_a_number_stays_so(bits: int) -> None:
+    shape = Shape(1, 8, 8, 1, 1, 16, 8, 4, 1e-6, 1e4, True)
+    x = numbers(2, 3 * 16)
+    x[1] = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    layer, index, ones = torch.zeros(2, 2, 4, 16), torch.tensor([0, 1]), torch.ones(4, 16)
+    found = kernels.attend(x, layer, index, torch.tensor([0, 0]), ones[:2], (ones, ones), shape)
+    assert torch.isfinite(found[0]).all()
+    assert torch.isnan(found[1]).all()
+    assert torch.isnan(kernels.gate(x[1:])).all()
 
 
 @given(

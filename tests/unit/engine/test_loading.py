@@ -83,6 +83,9 @@ def change_config(**over: Any) -> Callable[[Path], None]:
         pytest.param(without_a_configuration, "ModelNotSupported", id="no configuration"),
         pytest.param(change_config(architectures=None), "ModelNotSupported", id="no architecture"),
         pytest.param(change_config(num_hidden_layers=None), "ModelNotSupported", id="no number of layers"),
+        pytest.param(change_config(num_key_value_heads=3), "ModelNotSupported", id="heads that share unevenly"),
+        pytest.param(change_config(head_dim=15), "ModelNotSupported", id="a head that has no halves"),
+        pytest.param(change_config(intermediate_size=0), "ModelNotSupported", id="nothing inside"),
         pytest.param(change_config(use_sliding_window=True), "ModelNotSupported", id="a sliding window"),
         pytest.param(
             change_config(rope_parameters={"rope_type": "yarn"}), "ModelNotSupported", id="positions that are scaled"

@@ -144,7 +144,7 @@ def test_the_pieces_in_which_a_prompt_comes_change_no_bit(tied: Path) -> None:
         assert torch.equal(logits, whole)
 
 
-@pytest.mark.parametrize(("slot", "start"), [(4, 0), (0, 511)])
+@pytest.mark.parametrize(("slot", "start"), [(4, 0), (0, 511), (-1, 0), (0, -1)])
 def test_what_has_no_place_in_the_cache_is_refused(tied: Path, slot: int, start: int) -> None:
     with pytest.raises(IndexError):
         load(tied).fill(slot, start, [1, 2])

@@ -8,6 +8,7 @@ import pytest
 
 from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.text import Text
+from inference_server.failure import StartupError
 
 OWN = {"temperature": 0.5, "top_p": 0.8, "top_k": 7}
 
@@ -21,13 +22,27 @@ OWN = {"temperature": 0.5, "top_p": 0.8, "top_k": 7}
         pytest.param({**OWN, "do_sample": False}, None, Draw(0.0, 1.0, 0), id="the model does not draw"),
         pytest.param({**OWN, "do_sample": False}, True, Draw(0.5, 0.8, 7), id="but the settings do"),
         pytest.param({**OWN, "do_sample": True}, False, Draw(0.0, 0.8, 7), id="the settings do not draw"),
+        pytest.param({"temperature": 0, "do_sample": False}, True, Draw(0.6, 0.95, 20), id="a temperature is needed"),
+        pytest.param(
+            {"temperature": None, "top_k": None, "top_p": 1}, None, Draw(0.6, 1.0, 20), id="nulls say nothing"
+        ),
     ],
 )
 def test_the_model_says_how_to_draw_unless_the_settings_say_whether(
     thinking_model: Path, tmp_path: Path, generation: dict[str, Any], do_sample: bool | None, advised: Draw
 ) -> None:
-    for path in thinking_model.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "generation_config.json").unlink()
-    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-    assert Text(tmp_path, do_sample=do_sample).advised == advised
+    assert Text(with_generation(thinking_model, tmp_path, generation), do_sample=do_sample).advised == advised
+
+
+def test_a_model_that_says_nonsense_is_corrupt(thinking_model: Path, tmp_path: Path) -> None:
+    folder = with_generation(thinking_model, tmp_path, {"temperature": "hot"})
+    with pytest.raises(StartupError, match=r"generation_config\.json"):
+        Text(folder)
+
+
+def with_generation(model: Path, folder: Path, generation: dict[str, Any]) -> Path:
+    for path in model.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "generation_config.json").unlink()
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    return folder
