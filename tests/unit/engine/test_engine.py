@@ -270,6 +270,10 @@ async def test_a_stuck_worker_shows_and_an_abort_ends_what_runs(thinking_model: 
                 pass
             os.kill(worker, signal.SIGSTOP)
             await until(lambda: engine.heartbeat() > 0.3)
+            os.kill(worker, signal.SIGCONT)
+            await until(lambda: engine.heartbeat() < 0.3)
+            # Again, so that the answer cannot come to its end meanwhile.
+            os.kill(worker, signal.SIGSTOP)
             draining = asyncio.create_task(engine.drain())
             await asyncio.sleep(0)
             with pytest.raises(EngineUnavailable):
@@ -279,7 +283,6 @@ async def test_a_stuck_worker_shows_and_an_abort_ends_what_runs(thinking_model: 
             assert isinstance(last, Finished)
             assert last.reason == "shutdown"
             os.kill(worker, signal.SIGCONT)
-            await until(lambda: engine.heartbeat() < 0.3)
         await draining
     await engine.close()
 
