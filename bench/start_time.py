@@ -125,7 +125,7 @@ def _read_all(folder: Path) -> float:
 
 
 def _import_libraries() -> float:
-    """What the process that computes imports before it looks at the model: torch and transformers above all."""
+    """What the process that computes imports before it looks at the model: torch above all, not yet transformers."""
     began = time.monotonic()
     subprocess.run(
         [sys.executable, "-c", "import inference_server.engine.qwen.worker"], env=_environment({}), check=True
