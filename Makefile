@@ -16,10 +16,9 @@ CLUSTER := python3 -m tests.cluster
 BIN := .venv/bin
 SETUP := .venv/.complete
 LOOK := .venv/.look
-# What is compiled while the package is installed.
-COMPILED := hatch_build.py inference_server/engine/qwen/kernels.c
-# uv does not see that what was compiled is gone.
-COMPILE := --reinstall-package llm-operator
+# Compiled while the package is installed; uv does not see when what was compiled is gone.
+KERNELS := hatch_build.py inference_server/engine/qwen/kernels.c
+REINSTALL := --reinstall-package llm-operator
 PYTEST := $(BIN)/pytest --durations=10
 # Decisions without I/O, covered to the last branch.
 PURE_FETCH := failures keep layout ownership plan progress ready retry
@@ -29,22 +28,22 @@ PURE_ENGINE := admission hardware scheduler thinking writer
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(SETUP): pyproject.toml uv.lock scripts/uv.sh $(COMPILED)
+$(SETUP): pyproject.toml uv.lock scripts/uv.sh $(KERNELS)
 	@echo "==> Python packages"
-	"$$(scripts/uv.sh)" sync --frozen $(COMPILE) --extra operator --extra server --extra fetch --extra llm --extra otel --extra dev
+	"$$(scripts/uv.sh)" sync --frozen $(REINSTALL) --extra operator --extra server --extra fetch --extra llm --extra otel --extra dev
 	touch $@
 
 # Without torch, which is most of the packages' 6 GB: whoever only looks need not wait for it.
-$(LOOK): pyproject.toml uv.lock scripts/uv.sh $(COMPILED)
+$(LOOK): pyproject.toml uv.lock scripts/uv.sh $(KERNELS)
 	@echo "==> Python packages, without torch"
-	"$$(scripts/uv.sh)" sync --frozen --inexact $(COMPILE) --extra operator --extra server
+	"$$(scripts/uv.sh)" sync --frozen --inexact $(REINSTALL) --extra operator --extra server
 	touch $@
 
 ifeq ($(wildcard inference_server/engine/qwen/kernels-*.so),)
-$(SETUP) $(LOOK): anew
+$(SETUP) $(LOOK): FORCE
 endif
-.PHONY: anew
-anew:
+.PHONY: FORCE
+FORCE:
 
 .PHONY: setup
 setup: $(SETUP) ## Install the Python packages into .venv

@@ -63,8 +63,6 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
 static pthread_t helpers[MOST_THREADS];
 static int threads = 1;
-static float *scratch[MOST_THREADS];
-static size_t scratch_size[MOST_THREADS];
 
 INLINE void pause_briefly(void) {
 #if defined(__x86_64__)
@@ -160,16 +158,23 @@ EXPORT int kernels_threads(int wanted) {
     return threads;
 }
 
-/* Memory of the thread's own; what was in it is gone. */
-static float *own_memory(int thread, size_t size) {
-    if (scratch_size[thread] < size) {
-        free(scratch[thread]);
-        if (!(scratch[thread] = aligned_alloc(64, (size * 4 + 63) / 64 * 64)))
+/* Memory that is kept from call to call, and grows; what was in it is gone. */
+struct memory {
+    float *start;
+    size_t size;
+};
+
+static float *at_least(struct memory *memory, size_t size) {
+    if (memory->size < size) {
+        free(memory->start);
+        if (!(memory->start = aligned_alloc(64, (size * 4 + 63) / 64 * 64)))
             abort();
-        scratch_size[thread] = size;
+        memory->size = size;
     }
-    return scratch[thread];
+    return memory->start;
 }
+
+static struct memory own[MOST_THREADS];
 
 /* ---- Matrices ---- */
 
@@ -204,7 +209,7 @@ struct linear {
     float *y;
     /* x (tokens, columns), weight (rows, columns), y (tokens, rows). */
     size_t tokens, columns, rows;
-    /* x in tiles of TILE tokens, column by column; only when there are many. */
+    /* x in tiles of at most TILE tokens, column by column; only when there are many. */
     const float *tiles;
 };
 
@@ -283,9 +288,8 @@ INLINE void tile_of(size_t tokens, const float *weight, const float *x, size_t c
 
 /* Many tokens: some columns of a panel become float32 once, for all of them. */
 INLINE void many(enum storage storage, const struct linear *job, size_t from, size_t to, int thread) {
-    float *memory = own_memory(thread, COLUMNS * PANEL + job->tokens * PANEL);
-    float *copy = memory;
-    floats *sums = (floats *)(memory + COLUMNS * PANEL);
+    float *copy = at_least(&own[thread], (COLUMNS + job->tokens) * PANEL);
+    floats *sums = (floats *)(copy + COLUMNS * PANEL);
     for (size_t panel = from; panel < to; panel++) {
         const char *packed = job->weight + panel * job->columns * PANEL * WIDTH[storage];
         for (size_t k = 0; k < job->columns; k += COLUMNS) {
@@ -345,24 +349,16 @@ static void tiling_part(const void *job, size_t from, size_t to, int thread) {
     }
 }
 
-static float *tiles;
-static size_t tiles_size;
-
 /* y = x · weightᵀ. `scale`: one number per row, for INT8 only. */
 EXPORT void kernels_linear(int storage, const void *weight, const float *scale, const float *x, float *y, size_t tokens,
                            size_t columns, size_t rows) {
     size_t panels = (rows + PANEL - 1) / PANEL;
     struct linear job = {storage, weight, scale, x, y, tokens, columns, rows, NULL};
     if (tokens > FEW) {
-        if (tiles_size < tokens * columns) {
-            free(tiles);
-            if (!(tiles = aligned_alloc(64, (tokens * columns * 4 + 63) / 64 * 64)))
-                abort();
-            tiles_size = tokens * columns;
-        }
-        struct tiling tiling = {x, tiles, tokens, columns};
+        static struct memory shared;
+        struct tiling tiling = {x, at_least(&shared, tokens * columns), tokens, columns};
         run(tiling_part, &tiling, columns, COLUMNS);
-        job.tiles = tiles;
+        job.tiles = tiling.tiles;
     }
     /* In fours, for `few`. */
     run(linear_part, &job, panels, (panels / (threads * 8) + 3) / 4 * 4);
@@ -393,11 +389,10 @@ INLINE float number(const struct put *put, size_t row, size_t k) {
 static void put_part(const void *job, size_t from, size_t to, int thread) {
     const struct put *put = job;
     (void)thread;
-    size_t panel = put->first / PANEL;
-    for (size_t row = 0; row < put->rows; row++) {
-        size_t target = put->first + row, unit = target / PANEL - panel;
-        if (unit < from || unit >= to)
-            continue;
+    /* Rows of the first panel that came before. */
+    size_t before = put->first % PANEL, end = to * PANEL - before;
+    for (size_t row = from ? from * PANEL - before : 0; row < end && row < put->rows; row++) {
+        size_t target = put->first + row;
         size_t base = target / PANEL * put->columns * PANEL + place(put->storage, target % PANEL);
         if (put->storage == FLOAT32) {
             for (size_t k = 0; k < put->columns; k++)
@@ -512,8 +507,11 @@ INLINE floats exponential(floats given) {
     y = y * r + 1.6666665459e-1f;
     y = y * r + 5.0000001201e-1f;
     y = y * r * r + r + 1.0f;
-    return choose(given == given, (floats)((ints)y + (((ints)shifted - 0x4b400000) << 23)), given);
+    return choose(given == given, (floats)((words)y + (((words)shifted - 0x4b400000u) << 23)), given);
 }
+
+/* What a row is multiplied by, so that the mean of its squares is 1. */
+INLINE float norm_scale(const float *x, size_t size, float epsilon) { return 1 / sqrtf(dot(x, x, size) / size + epsilon); }
 
 struct norm {
     const float *x, *weight;
@@ -527,7 +525,7 @@ static void norm_part(const void *job, size_t from, size_t to, int thread) {
     for (size_t row = from; row < to; row++) {
         const float *x = norm->x + row * norm->size;
         float *y = norm->y + row * norm->size;
-        float scale = 1 / sqrtf(dot(x, x, norm->size) / norm->size + norm->epsilon);
+        float scale = norm_scale(x, norm->size, norm->epsilon);
         for (size_t i = 0; i < norm->size; i++)
             y[i] = norm->weight[i] * (x[i] * scale);
     }
@@ -599,7 +597,7 @@ static void store_part(const void *job, size_t from, size_t to, int thread) {
             float *x = qkv + head * size;
             const float *weight = a->norm + head * size;
             float *y = head < a->heads ? x : cached(a, token, head - a->heads) + at * size;
-            float scale = 1 / sqrtf(dot(x, x, size) / size + a->epsilon);
+            float scale = norm_scale(x, size, a->epsilon);
             for (size_t i = 0; i < half; i++) {
                 float one = weight[i] * (x[i] * scale), other = weight[half + i] * (x[half + i] * scale);
                 y[i] = one * cosine[i] + other * sine[i];
@@ -652,12 +650,12 @@ INLINE float weigh(float *scores, size_t count) {
         sum += x;
     }
     if (i < count) {
-        floats x = {0}, none = {0};
+        floats x = {0}, last = {0};
         memcpy(&x, scores + i, 4 * (count - i));
         x = exponential(x - most);
         memcpy(scores + i, &x, 4 * (count - i));
-        memcpy(&none, &x, 4 * (count - i));
-        sum += none;
+        memcpy(&last, &x, 4 * (count - i));
+        sum += last;
     }
     return total(sum);
 }
@@ -707,7 +705,7 @@ INLINE void attend(const float *query, const float *keys, const float *values, s
 static void attend_part(const void *job, size_t from, size_t to, int thread) {
     const struct attention *a = job;
     size_t size = a->head, group = a->heads / a->key_value_heads;
-    float *scores = own_memory(thread, 4 * a->slot_tokens);
+    float *scores = at_least(&own[thread], 4 * a->slot_tokens);
     for (size_t unit = from; unit < to; unit++) {
         size_t token = unit / a->key_value_heads, shared = unit % a->key_value_heads;
         size_t count = (size_t)a->places[token] + 1;

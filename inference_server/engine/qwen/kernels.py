@@ -21,8 +21,9 @@ from inference_server.failure import ExitCode, StartupError
 Storage = Literal["float32", "bfloat16", "int8"]
 
 _NUMBERS: dict[Storage, int] = {"float32": 0, "bfloat16": 1, "int8": 2}
-DTYPES: dict[Storage, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-PANEL = 16
+_DTYPES: dict[Storage, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+# Rows are padded to a multiple of this, as in kernels.c.
+_PANEL = 16
 # What a compiler takes for granted of x86-64-v3, by the names of /proc/cpuinfo.
 _AVX2 = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm"})
 
@@ -76,17 +77,16 @@ class PackedWeight:
 
     def __init__(self, rows: int, columns: int, storage: Storage) -> None:
         self._rows, self._columns = rows, columns
-        self._storage = _NUMBERS[storage]
-        padded = -(-rows // PANEL) * PANEL
-        self._numbers = torch.zeros(padded * columns, dtype=DTYPES[storage])
+        padded = -(-rows // _PANEL) * _PANEL
+        self._numbers = torch.zeros(padded * columns, dtype=_DTYPES[storage])
         self._scale = torch.zeros(padded if storage == "int8" else 0)
-        self._weight = (self._storage, self._numbers.data_ptr(), self._scale.data_ptr())
+        self._weight = (_NUMBERS[storage], self._numbers.data_ptr(), self._scale.data_ptr())
 
     def put(self, row: int, block: Tensor) -> None:
         """Take some rows, beginning with `row`; of a bfloat16 weight they are bfloat16 themselves, or exact in it."""
         assert row + len(block) <= self._rows
-        block = block.contiguous() if block.dtype == torch.bfloat16 else block.float().contiguous()
         halves = block.dtype == torch.bfloat16
+        block = (block if halves else block.float()).contiguous()
         source = (None, block.data_ptr()) if halves else (block.data_ptr(), None)
         _library().kernels_put(*self._weight, *source, row, len(block), self._columns)
 

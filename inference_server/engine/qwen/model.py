@@ -67,7 +67,7 @@ class KernelModel:
         ):
             raise IndexError("no such place in the cache")
         slot_index, place_index = torch.tensor(slots), torch.tensor(places)
-        hidden = self._weights.embedding.rows(torch.tensor(tokens)).float()
+        hidden = self._weights.embedding.rows(torch.tensor(tokens))
         for layer, cached in zip(self._weights.layers, self.cache.layers, strict=True):
             qkv = layer.qkv(self._norm(hidden, layer.norm_in))
             found = kernels.attend(qkv, cached, slot_index, place_index, layer.norm_qk, self._rotations, self._shape)

@@ -93,10 +93,10 @@ def _advised(generation: dict[str, Any], do_sample: bool | None) -> Draw:
         own = {name: kind(generation[name]) for name, kind in kinds.items() if generation.get(name) is not None}
     except (TypeError, ValueError):
         raise corrupt("generation_config.json has something else where numbers should be") from None
-    if do_sample and own.get("temperature") == 0:
-        del own["temperature"]
     if do_sample is False:
         own["temperature"] = 0.0
+    elif do_sample and own.get("temperature") == 0:
+        del own["temperature"]
     return replace(_ADVISED, **own)
 
 

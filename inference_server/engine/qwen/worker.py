@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -25,7 +26,7 @@ from inference_server.engine.qwen.batch import Answer, Batch
 from inference_server.engine.qwen.cache import Cache
 from inference_server.engine.qwen.hardware import Choice, choose, read_machine
 from inference_server.engine.qwen.linear import Storage, packs
-from inference_server.engine.qwen.loading import exact_in_bfloat16, load_weights
+from inference_server.engine.qwen.loading import Weights, exact_in_bfloat16, load_weights
 from inference_server.engine.qwen.model import new_model
 from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.shape import Shape, corrupt, read_shape
@@ -58,7 +59,8 @@ class Worker:
         as_stored = exact_in_bfloat16(folder)
         choice = _choose(config, shape, stored_bytes=2 if as_stored else 4)
         device, dtype = torch.device(choice.device), getattr(torch, choice.dtype)
-        if packs(dtype, device):
+        packed = packs(dtype, device)
+        if packed:
             # What is left for torch is too little to share, and its threads would get into the way of the kernels'.
             torch.set_num_threads(1)
             choice = replace(choice, threads=kernels.set_threads(choice.threads))
@@ -66,21 +68,13 @@ class Worker:
             torch.set_num_threads(choice.threads)
         self._config = config
         self._context = min(config.context_tokens, shape.context_tokens)
-        storage = _storage(choice, halved=as_stored and packs(dtype, device))
-        with ThreadPoolExecutor(1) as aside:
-            text = aside.submit(_read_text, folder, config.do_sample)
-
-            def report(share: float) -> None:
-                # What is wrong with the tokenizer is said before gigabytes are read.
-                if text.done():
-                    text.result()
-                progress(share)
-
-            weights = load_weights(folder, shape, dtype=dtype, device=device, storage=storage, progress=report)
-            self._text = text.result()
         self._vocabulary = shape.vocabulary
-        if max(self._text.marks.closing_words, default=0) >= shape.vocabulary:
-            raise corrupt("the tokenizer has tokens that the model does not know")
+        storage = _storage(choice, halved=as_stored and packed)
+        self._text, weights = _read_both(
+            partial(_read_text, folder, config.do_sample, shape.vocabulary),
+            partial(load_weights, folder, shape, dtype=dtype, device=device, storage=storage),
+            progress,
+        )
         self._draw = _drawn(config, self._text.advised)
         tokens = self._context + _SLACK_TOKENS
         cache = Cache(shape, slots=choice.concurrent_requests, tokens=tokens, dtype=dtype, device=device)
@@ -227,11 +221,30 @@ def _step(worker: Worker, outbox: Outbox) -> None:
         os._exit(1)
 
 
-def _read_text(folder: Path, do_sample: bool | None) -> "Text":
+def _read_both(
+    read_text: Callable[[], "Text"], read_weights: Callable[..., Weights], progress: Callable[[float], None]
+) -> tuple["Text", Weights]:
+    """At the same time; what is wrong with the text is said before all of the weights are read."""
+    with ThreadPoolExecutor(1) as aside:
+        text = aside.submit(read_text)
+
+        def report(share: float) -> None:
+            if text.done():
+                text.result()
+            progress(share)
+
+        weights = read_weights(progress=report)
+        return text.result(), weights
+
+
+def _read_text(folder: Path, do_sample: bool | None, vocabulary: int) -> "Text":
     # Imported here: transformers takes seconds, in which the weights are read.
     from inference_server.engine.qwen.text import Text
 
-    return Text(folder, do_sample=do_sample)
+    text = Text(folder, do_sample=do_sample)
+    if max(text.marks.closing_words, default=0) >= vocabulary:
+        raise corrupt("the tokenizer has tokens that the model does not know")
+    return text
 
 
 def _drawn(wish: Sampling | wire.EngineConfig, otherwise: Draw) -> Draw:
