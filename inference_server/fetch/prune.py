@@ -61,7 +61,7 @@ def prune(order: PruneOrder, display: Display) -> Pruned:
             now = volume_clock(repository)
             _undo(repository, now)
             for model in _models(repository):
-                bytes_gone = _delete(model) if _is_unused(model, order, now) else None
+                bytes_gone = _delete(model, now) if _is_unused(model, order, now) else None
                 if bytes_gone is None:
                     kept += 1
                     continue
@@ -94,9 +94,18 @@ def _models(repository: Path) -> list[_Model]:
     return found
 
 
-def _delete(model: _Model) -> int | None:
+def _owned(staging: Path, now: float) -> Lease | None:
+    """None where somebody may be at work there. `now`: by the volume's clock."""
+    try:
+        silent = now - last_sign_of_life(staging) > _SILENT_SECONDS
+    except FileNotFoundError:
+        silent = False
+    return acquire_at_once(staging, timeout=_OWNER_TIMEOUT_SECONDS, dead_if_silent=silent)
+
+
+def _delete(model: _Model, now: float) -> int | None:
     """The bytes that are gone; None where somebody uses the model after all."""
-    lease = acquire_at_once(model.folder.staging(model.commit), timeout=_OWNER_TIMEOUT_SECONDS)
+    lease = _owned(model.folder.staging(model.commit), now)
     if lease is None:
         return None
     try:
@@ -129,8 +138,7 @@ def _undo(repository: Path, now: float) -> None:
         folder, commit = staging.parent, staging.parent.name.removeprefix(STAGING_PREFIX)
         if not is_commit(commit) or not is_folder(folder) or not is_folder(staging):
             continue
-        silent = now - last_sign_of_life(folder) > _SILENT_SECONDS
-        lease = acquire_at_once(folder, timeout=_OWNER_TIMEOUT_SECONDS, dead_if_silent=silent)
+        lease = _owned(folder, now)
         if lease is None:
             continue
         try:

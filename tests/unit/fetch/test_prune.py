@@ -53,8 +53,12 @@ def a_model(cache: Path, commit: str = a_commit(1), *, repository: str = "tiny/o
 
 
 def used(path: Path, *, days: float) -> None:
-    then = time.time() - days * DAY
-    os.utime(path / "READY.json", (then, then))
+    age(path / "READY.json", days * DAY)
+
+
+def age(path: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
 
 
 def is_whole(path: Path) -> bool:
@@ -282,6 +286,10 @@ def test_killed_again_and_again_it_leaves_whole_models_or_none(tmp_path: Path) -
         kills += process.returncode != 0
         assert all(map(is_whole, kept))
         assert all(is_whole(path) for path in others if path.exists())
+    # The next one comes later: of an owner that was killed before it wrote who it is, only its silence is known.
+    for path in cache.glob("*/.staging-*/*"):
+        age(path, 3600)
+        age(path.parent, 3600)
     process = a_prune(tmp_path, variables)
     process.communicate()
     assert process.returncode == 0
@@ -325,12 +333,26 @@ def test_what_a_killed_prune_had_moved_aside_is_put_back(
     model.rename(staging / ASIDE)
     if anew:
         a_model(tmp_path)
-    then = time.time() - silent
     for path in (staging / "owner-4", staging):
-        os.utime(path, (then, then))
+        age(path, silent)
     pruned(tmp_path, model)
     assert is_whole(model) is (put_back or anew)
     assert staging.exists() is not put_back
+
+
+@pytest.mark.parametrize("record", [b"", Owner(DEAD, beat=1).encode()], ids=["without a word", "elsewhere"])
+@pytest.mark.parametrize(("silent", "deleted"), [(3600, True), (0, False)])
+def test_who_was_killed_before_it_moved_a_model_does_not_keep_it_for_ever(
+    tmp_path: Path, record: bytes, silent: float, deleted: bool
+) -> None:
+    unused = a_model(tmp_path)
+    staging = unused.with_name(f".staging-{unused.name}")
+    staging.mkdir()
+    (staging / "owner-1").write_bytes(record)
+    for path in (staging / "owner-1", staging):
+        age(path, silent)
+    pruned(tmp_path)
+    assert unused.exists() is not deleted
 
 
 # The command.
