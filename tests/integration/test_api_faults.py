@@ -245,11 +245,12 @@ def frozen_watches_are_given_up(world: World) -> None:
 
 def an_outage_condemns_nothing(world: World) -> None:
     """Deadlines pass while the API server is away, and what was slow is ready when it is back."""
-    deadline = 12
+    # All must be rolling out before the outage begins, and none be late by then, however slow the machine.
+    deadline, slowness = 45, 60
     slow, bad = [f"slow{number}" for number in range(6)], ["bad"]
     world.kubectl.apply(*(an_llmdeployment(name, rollout=rollout(deadline=deadline)) for name in slow + bad))
     world.ready(*slow, *bad)
-    images = dict.fromkeys(slow, "kwok/slow:20") | dict.fromkeys(bad, "kwok/never:1")
+    images = dict.fromkeys(slow, f"kwok/slow:{slowness}") | dict.fromkeys(bad, "kwok/never:1")
     world.kubectl.apply(
         *(an_llmdeployment(name, rollout=rollout(deadline=deadline), image=image) for name, image in images.items())
     )
