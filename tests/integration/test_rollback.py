@@ -458,9 +458,9 @@ def a_token_that_was_there_when_it_failed_is_no_new_one(subject: Subject) -> Non
 @course
 def a_retry_may_succeed(subject: Subject) -> None:
     node, label = "kwok-1", f"course-{subject.name}"
-    subject.apply(rollout=rollout(deadline=SOON))
+    subject.apply()
     subject.until(is_ready)
-    subject.edit(nodeSelector={label: "here"})
+    subject.edit(nodeSelector={label: "here"}, rollout=rollout(deadline=SOON))
     subject.until(is_rolled_back)
     # The second attempt is to succeed, however busy this machine is.
     subject.edit(rollout=rollout(deadline=60))
@@ -653,10 +653,10 @@ def a_good_one_that_runs_out_of_memory_is_only_degraded(subject: Subject) -> Non
 def when_the_good_one_does_not_come_back_either(subject: Subject) -> None:
     label = f"course-{subject.name}"
     subject.kubectl("label", "node", "kwok-2", f"{label}=here")
-    subject.apply(nodeSelector={label: "here"}, rollout=rollout(deadline=5, strategy="Recreate"))
+    subject.apply(nodeSelector={label: "here"}, rollout=rollout(strategy="Recreate"))
     good = subject.until(is_ready)
     subject.kubectl("label", "node", "kwok-2", f"{label}-")
-    subject.edit(nodeSelector=None, image="kwok/crash:1")
+    subject.edit(nodeSelector=None, image="kwok/crash:1", rollout=rollout(deadline=SOON, strategy="Recreate"))
     found = subject.until(says("Stalled", "RollbackFailed"))
     assert told(found)["Ready"] == ("False", "RollbackFailed")
     assert told(found)["Degraded"] == ("True", "RollbackFailed")
@@ -932,14 +932,14 @@ def a_deployment_deleted_by_hand_in_the_middle_of_a_rollout(subject: Subject) ->
 def scaled_down_and_up_while_it_is_being_proved(subject: Subject) -> None:
     subject.apply(replicas=2)
     subject.until(is_ready)
-    subject.edit(image="kwok/never:1", rollout={"progressDeadlineSeconds": SOON})
+    subject.edit(image="kwok/never:1")
     MOMENTS["when_it_is_applied"](subject)
     subject.edit(replicas=0)
     found = subject.until(says("Ready", "ScaledToZero"))
     assert subject.verdicts()[revision(found, "desired")]["state"] == "Candidate", (
         "where nothing runs nothing is proved"
     )
-    subject.edit(replicas=1)
+    subject.edit(replicas=1, rollout={"progressDeadlineSeconds": SOON})
     found = subject.until(is_rolled_back)
     assert found["status"]["rejected"][0]["reason"] == "ProbeTimeout"
 
