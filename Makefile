@@ -22,7 +22,7 @@ REINSTALL := --reinstall-package llm-operator
 PYTEST := $(BIN)/pytest --durations=10
 # Decisions without I/O, covered to the last branch.
 PURE_FETCH := failures keep layout ownership plan progress ready retry
-PURE_ENGINE := admission hardware scheduler thinking writer
+PURE_ENGINE := admission hardware sampling scheduler thinking writer
 
 .PHONY: help
 help: ## List the targets

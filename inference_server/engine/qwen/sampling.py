@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+FEW = 1024
+"""So many of the likeliest nearly always make up p: the whole vocabulary is put in order only where they do not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
@@ -30,22 +33,24 @@ def choose(logits: Tensor, draw: Draw, uniform: float) -> int:
         raise NotFinite
     if draw.temperature == 0:
         return int(logits.argmax())
-    values, tokens = _likeliest(logits, draw)
-    # In double precision on the CPU, so that the sum of many small numbers does not decide.
-    chances = torch.softmax(values.cpu().double() / draw.temperature, dim=0)
-    sums = chances.cumsum(dim=0)
-    if draw.top_p < 1:
-        # As many as are needed to reach p, one at least.
-        count = max(int((sums - chances < draw.top_p).sum()), 1)
-        sums = sums[:count]
-    place = int(torch.searchsorted(sums, uniform * sums[-1], right=True))
-    return int(tokens[min(place, len(sums) - 1)])
-
-
-def _likeliest(logits: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-    """Values and tokens, the likeliest first; of equal ones the lower token."""
+    tokens = None
     if 0 < draw.top_k < len(logits):
-        values, tokens = logits.topk(draw.top_k)
-        return values, tokens
-    values, tokens = logits.sort(descending=True, stable=True)
-    return values, tokens
+        logits, tokens = logits.topk(draw.top_k)
+    # In double precision on the CPU, so that the sum of many small numbers does not decide.
+    chances = torch.softmax(logits.cpu().double() / draw.temperature, dim=0)
+    if draw.top_p < 1:
+        chances, places = _likeliest(chances, draw.top_p)
+        tokens = places if tokens is None else tokens[places.to(tokens.device)]
+    sums = chances.cumsum(dim=0)
+    place = min(int(torch.searchsorted(sums, uniform * sums[-1], right=True)), len(sums) - 1)
+    return place if tokens is None else int(tokens[place])
+
+
+def _likeliest(chances: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """As many of the likeliest as are needed to reach p, one at least, and their places."""
+    for count in (min(FEW, len(chances)), len(chances)):
+        some, places = chances.topk(count)
+        needed = max(int((some.cumsum(dim=0) - some < p).sum()), 1)
+        if needed < count:
+            break
+    return some[:needed], places[:needed]
