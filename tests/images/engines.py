@@ -6,6 +6,7 @@ buildah gets a store of its own below our cache folder, so cleaning it can never
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from typing import Protocol
 
 from tests.images.progress import ImageError, step
 
-KEPT_LAYERS = 60
+# Layers without a name that the newest build of no image has used: so many are kept for somebody's next one.
+SPARE_LAYERS = 20
 PULL_TIMEOUT_SECONDS = 300
 CA_BUNDLES = ("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
@@ -173,7 +175,10 @@ class Buildah:
         ]
         # buildah keeps its cache mounts and half-made layers below TMPDIR.
         self._environment = {**os.environ, "TMPDIR": str(cache / "tmp")}
-        (cache / "tmp").mkdir(parents=True, exist_ok=True)
+        # The layers that the newest build of each image was made of: the store does not know.
+        self._used = cache / "used"
+        for folder in (cache / "tmp", self._used):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def has(self, image: str) -> bool:
         return self._quiet("inspect", "--type", "image", image)
@@ -198,6 +203,8 @@ class Buildah:
         finally:
             # An older buildah leaves the container of a stage that is only a FROM, mounted; the store is ours alone.
             self._quiet("rm", "--all")
+        repository = tag.rpartition("/")[2].partition(":")[0]
+        (self._used / repository).write_text("\n".join(layers_of(log.read_text(errors="replace"))))
 
     def run(self, image: str, *command: str) -> str:
         container = _checked(*self._command, "from", "--pull-never", image, env=self._environment).strip()
@@ -216,8 +223,9 @@ class Buildah:
     def remove(self, images: list[str]) -> None:
         for image in images:
             self._quiet("rmi", image)
-        layers = [stored.id for stored in self._images() if not stored.names]
-        for layer in layers[KEPT_LAYERS:]:
+        used = tuple(layer for file in self._used.iterdir() for layer in file.read_text().split())
+        spare = [stored.id for stored in self._images() if not stored.names and not stored.id.startswith(used)]
+        for layer in spare[SPARE_LAYERS:]:
             self._quiet("rmi", layer)
 
     def _images(self) -> list[StoredImage]:
@@ -228,6 +236,11 @@ class Buildah:
 
     def _quiet(self, *arguments: str, timeout: float | None = None) -> bool:
         return _quiet(*self._command, *arguments, timeout=timeout, env=self._environment)
+
+
+def layers_of(log: str) -> list[str]:
+    """What a build of buildah made or found, by id, whole or its beginning."""
+    return re.findall(r"^--> (?:Using cache )?([0-9a-f]{11,64})$", log, re.MULTILINE)
 
 
 def _build_options(arguments: dict[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.images import archive, kustomize
+from tests.images.engines import layers_of
 from tests.images.inputs import IMAGES, ROOT, copied, input_files, tagged
 from tests.images.progress import ImageError
 
@@ -64,6 +65,14 @@ def test_an_image_gets_a_new_tag_only_when_something_in_it_changes(tree: Path, c
 def test_copies_between_stages_are_no_inputs() -> None:
     dockerfile = "# COPY a b\nCOPY --from=uv /uv /bin/\nCOPY --chown=1:1 one \\\n  two /target/\nRUN cp x y\n"
     assert copied(dockerfile) == ["one", "two"]
+
+
+def test_the_log_of_a_build_names_its_layers() -> None:
+    cached = "a4dec0df48665d1b34b991165a9b343aa908606456dfbe98a86cd379a9ca8ced"
+    log = (
+        f"[2/7] STEP 2/8: COPY a b\n--> Using cache {cached}\n--> a4dec0df486\n[2/7] STEP 3/8: RUN x\n--> 34b9ffc0501\n"
+    )
+    assert layers_of(log) == [cached, "a4dec0df486", "34b9ffc0501"]
 
 
 def test_an_archive_shows_what_a_container_would_see(tmp_path: Path) -> None:
