@@ -81,14 +81,14 @@ unit: $(SETUP) ## Fast tests, no cluster; all decisions are covered to the last 
 .PHONY: integration
 integration: $(SETUP) ## Tests on a real control plane with simulated nodes
 	@echo "==> Integration tests"
-	$(PYTEST) -m integration
+	$(PYTEST) -m integration --ignore=tests/unit
 
 .PHONY: e2e
 e2e: $(SETUP) deploy-local ## Tests on a real node: images, operator in a pod, real servers
 	@echo "==> The image that runs a model: 6 GB, some minutes"
 	[ "$$($(CLUSTER) status --provider)" = kwok ] || $(BIN)/python -m tests.e2e.model_image
 	@echo "==> End-to-end tests"
-	KUBECONFIG=$(LOCAL_KUBECONFIG) $(PYTEST) -m e2e
+	KUBECONFIG=$(LOCAL_KUBECONFIG) $(PYTEST) -m e2e --ignore=tests/unit
 
 .PHONY: bench
 bench: $(SETUP) ## Measure, as ratios to a baseline in the same run: docs/performance.md, docs/model-cache.md

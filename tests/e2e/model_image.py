@@ -6,18 +6,22 @@ that the nodes can pull, for clusters other than the local one.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.images.engines import installed
+from tests.images.engines import cache_folder, installed
 from tests.images.inputs import MODEL_SERVER, tagged
+from tests.images.progress import say
 from tests.kubectl import Kubectl
 
 KUBECONFIG = ROOT / ".local" / "kubeconfig"
 ARCHIVES = ROOT / ".local" / "images"
+# Measured with nothing cached: two layers, the packages, an archive, and the node's two copies, of 6 GB each.
+NEEDED_GIGABYTES = 40
 NOT_RUN = "NOT RUN: no image of the server with torch: `make e2e` builds it, E2E_MODEL_IMAGE names one"
 
 
@@ -37,6 +41,12 @@ def model_image(admin: Kubectl) -> str:
 
 def prepare() -> None:
     """Build it and put it on the local cluster's node."""
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free / 1e9
+    if free < NEEDED_GIGABYTES:
+        say(f"only {free:.0f} GB are free at {cache}: this takes up to {NEEDED_GIGABYTES} GB, less what is cached;")
+        say("  with less than 1 % of a disk free the node ends its pods and deletes its images")
     _run("tests.images", "build", "--model-server")
     archive = ROOT / json.loads((ARCHIVES / "images.json").read_text())[MODEL_SERVER.key]["archive"]
     _run("tests.cluster", "load", str(archive))
