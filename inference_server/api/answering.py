@@ -16,7 +16,7 @@ from inference_server.api.error_bodies import ProblemError
 from inference_server.api.refusals import EXPECTED, internal_error, refusal, shutting_down
 from inference_server.api.sse import EventStream
 from inference_server.engine.answer import Answer, collect
-from inference_server.engine.protocol import Event, GenerationFailed, GenerationRequest
+from inference_server.engine.protocol import Event, Finished, GenerationFailed, GenerationRequest, TextDelta
 from inference_server.generations import Generations
 from inference_server.lifecycle import Lifecycle
 
@@ -60,6 +60,9 @@ class Answering:
                 first = await anext(events)
         except EXPECTED as error:
             raise self._explained(error) from None
+        if _is_shutdown(first):
+            await events.aclose()
+            raise shutting_down()
         return EventStream(
             self._frames(first, events, encoder),
             lifecycle=self.lifecycle,
@@ -73,9 +76,13 @@ class Answering:
     ) -> AsyncGenerator[bytes, None]:
         async with aclosing(events):
             yield encoder.event(first)
+            written = isinstance(first, TextDelta)
             try:
                 async for event in events:
-                    yield encoder.event(event)
+                    written = written or isinstance(event, TextDelta)
+                    # An answer of nothing would pass for one.
+                    nothing = _is_shutdown(event) and not written
+                    yield encoder.error(shutting_down()) if nothing else encoder.event(event)
             except EXPECTED as error:
                 yield encoder.error(self._explained(error))
             except Exception:
@@ -87,3 +94,7 @@ class Answering:
         if isinstance(error, GenerationFailed):
             logger.error("generation_failed", exc_info=error)
         return refusal(error, self.lifecycle)
+
+
+def _is_shutdown(event: Event) -> bool:
+    return isinstance(event, Finished) and event.reason == "shutdown"

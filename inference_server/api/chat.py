@@ -56,7 +56,7 @@ def add_chat(app: FastAPI, answering: Answering) -> None:
             raise ProblemError(422, "NotSupported", refused[1], param=refused[0])
         generation = _generation(body, answering)
         if body.stream:
-            usage = body.stream_options is not None and body.stream_options.include_usage
+            usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             return await answering.stream(generation, request, _ChatChunks(info, generation.request_id, usage))
         answer = await answering.whole(generation, request)
         unset = None if body.include_reasoning else {"choices": {0: {"message": {"reasoning_content"}}}}
@@ -79,7 +79,7 @@ def _generation(body: ChatRequest, answering: Answering) -> GenerationRequest:
             thinking_budget=body.thinking_budget,
             stop=stop,
         ),
-        include_reasoning=body.include_reasoning,
+        include_reasoning=bool(body.include_reasoning),
         deadline_seconds=answering.deadline(body.timeout_seconds),
     )
 

@@ -41,8 +41,8 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    include_usage: Truth = Field(
-        default=False, description="Send the token counts in a last chunk of their own.", examples=[True]
+    include_usage: Truth | None = Field(
+        default=None, description="Send the token counts in a last chunk of their own.", examples=[True]
     )
 
 
@@ -78,7 +78,7 @@ class ChatRequest(BaseModel):
     top_k: Budget | None = Field(
         default=None, description="Draw from this many of the likeliest tokens; 0: all. Not OpenAI's.", examples=[20]
     )
-    seed: Annotated[int, Field(strict=True, ge=-MAX_SEED, le=MAX_SEED)] | None = Field(
+    seed: Annotated[int, Field(strict=True, ge=-MAX_SEED - 1, le=MAX_SEED)] | None = Field(
         default=None, description="The same seed gives the same answer.", examples=[7]
     )
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = Field(
@@ -87,8 +87,8 @@ class ChatRequest(BaseModel):
     thinking_budget: Budget | None = Field(
         default=None, description="Most tokens of reasoning before the answer. Not OpenAI's.", examples=[352]
     )
-    include_reasoning: Truth = Field(
-        default=False, description="Send the reasoning as `reasoning_content`. Not OpenAI's.", examples=[False]
+    include_reasoning: Truth | None = Field(
+        default=None, description="Send the reasoning as `reasoning_content`. Not OpenAI's.", examples=[False]
     )
     timeout_seconds: TimeoutSeconds | None = Field(
         default=None, description="Seconds after which the answer is cut. Not OpenAI's.", examples=[60]

@@ -16,7 +16,8 @@ def refusal(error: Exception, lifecycle: Lifecycle) -> ProblemError:
     """`error` is one of EXPECTED."""
     match error:
         case EngineBusy(retry_after_seconds=seconds):
-            return _later(429, "QueueFull", "As many requests wait as may wait. Try again later.", seconds)
+            detail = "As many requests wait as may wait, or as can be answered in time. Try again later."
+            return _later(429, "QueueFull", detail, seconds)
         case EngineUnavailable():
             detail = f"The server takes no requests now: it is {lifecycle.phase}."
             return _later(503, "NotReady", detail, _RETRY_SECONDS)

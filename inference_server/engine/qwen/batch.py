@@ -78,6 +78,8 @@ class Batch:
         return bool(self._scheduler.running or self._scheduler.waiting)
 
     def add(self, answer: Answer) -> None:
+        if not self.busy:
+            self._tally.rested()
         self._scheduler.add(answer)
 
     def cancel(self, number: int) -> None:
@@ -85,11 +87,12 @@ class Batch:
         if answer is not None:
             self._scheduler.remove(answer)
 
-    def keep_beginning(self, tokens: list[int]) -> None:
-        """Compute once what many prompts begin with. Only while nothing runs."""
+    def keep_beginning(self, tokens: list[int], *, progressed: Callable[[], None] = lambda: None) -> None:
+        """Compute once what many prompts begin with. Only while nothing runs. `progressed` is called now and then."""
         piece = self._scheduler.piece_tokens
         for start in range(0, len(tokens), piece):
             self._model.fill(0, start, tokens[start : start + piece])
+            progressed()
         self._kept = self._model.cache.copy_out(0, len(tokens))
         self._beginning = tokens
 
@@ -192,6 +195,10 @@ class Tally:
         self.completion_tokens = 0
         self.failed_requests = 0
         self._steps: deque[tuple[float, int]] = deque()
+
+    def rested(self) -> None:
+        """Nothing was to be done: that time says nothing about the speed."""
+        self._steps.clear()
 
     def stepped(self, now: float) -> None:
         self._steps.append((now, self.completion_tokens))

@@ -76,6 +76,8 @@ class QwenEngine:
         self._reading: asyncio.Task[None] | None = None
         self._answers_to_load: asyncio.Queue[wire.Loaded | wire.LoadFailed] = asyncio.Queue()
         self._requests: dict[int, Tracked] = {}
+        # Requests of which the worker has not said yet whether it takes them; also of clients that have left.
+        self._unanswered: set[int] = set()
         self._next_id = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -101,6 +103,8 @@ class QwenEngine:
             "inference_server.engine.qwen.worker",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            # Ctrl+C in a terminal is for the server, which lets the worker finish.
+            start_new_session=True,
             env=child_environment(os.environ),
         )
         self._reading = asyncio.create_task(self._read(self._process))
@@ -113,7 +117,12 @@ class QwenEngine:
         self._last_report = time.monotonic()
         self._send(wire.WarmUp())
         self._info = await self._loaded()
-        await collect(self, _WARM_UP)
+        try:
+            await collect(self, _WARM_UP)
+        except GenerationFailed:
+            if self._dead:
+                await self._loaded()
+            raise
         self._bringing_up = False
         logger.info("engine", extra={"fields": _facts(self._info)})
 
@@ -124,6 +133,7 @@ class QwenEngine:
         number, tracked = self._track(request)
         try:
             self._send(wire.Submit(number, request))
+            self._unanswered.add(number)
             while True:
                 for event in _events(await tracked.reports.get(), tracked):
                     yield event
@@ -133,14 +143,21 @@ class QwenEngine:
             self._forget(number)
 
     def stats(self) -> EngineStats:
+        if not self._requests:
+            # The worker's last report may be of before the last ones left, and it says nothing while it has none.
+            return replace(self._stats, active_requests=0, queued_requests=0, tokens_per_second=0.0)
         return self._stats
 
     def heartbeat(self) -> float:
         if self._dead:
             return math.inf
-        if not self._requests and not self._bringing_up:
+        if not self._is_expected_to_report and not self._bringing_up:
             return 0.0
         return time.monotonic() - self._last_report
+
+    @property
+    def _is_expected_to_report(self) -> bool:
+        return bool(self._requests or self._unanswered)
 
     async def drain(self) -> None:
         self._open = False
@@ -177,13 +194,17 @@ class QwenEngine:
             raise EngineBusy(retry_after(ahead, tokens_per_second=speed))
 
     def _tokens_per_second(self) -> float:
-        """Of one answer beside those that run."""
+        """Of one answer beside those that run, and at least its share of what one alone would have: while prompts are
+        computed hardly a token is measured.
+        """
+        predicted = self._info.predicted_tokens_per_second or 0.0
         if self._stats.active_requests and self._stats.tokens_per_second:
-            return self._stats.tokens_per_second / self._stats.active_requests
-        return self._info.predicted_tokens_per_second or 0.0
+            measured = self._stats.tokens_per_second / self._stats.active_requests
+            return max(measured, predicted / (self._info.concurrent_requests or 1))
+        return predicted
 
     def _track(self, request: GenerationRequest) -> tuple[int, Tracked]:
-        if not self._requests:
+        if not self._is_expected_to_report:
             # Whoever has nothing to do does not report: the time starts now.
             self._last_report = time.monotonic()
         self._next_id += 1
@@ -236,6 +257,7 @@ class QwenEngine:
             case wire.Loaded() | wire.LoadFailed():
                 self._answers_to_load.put_nowait(report)
             case wire.Taken() | wire.TooLong() | wire.Failed():
+                self._unanswered.discard(report.id)
                 if isinstance(report, wire.Taken) and report.id in self._requests:
                     self._requests[report.id].remaining = report.max_new_tokens
                     self._requests[report.id].usage = Usage(report.prompt_tokens, 0)

@@ -37,7 +37,9 @@ def choose(logits: Tensor, draw: Draw, uniform: float) -> int:
     if 0 < draw.top_k < len(logits):
         logits, tokens = logits.topk(draw.top_k)
     # In double precision on the CPU, so that the sum of many small numbers does not decide.
-    chances = torch.softmax(logits.cpu().double() / draw.temperature, dim=0)
+    numbers = logits.cpu().double()
+    # Beside the largest, so that no temperature is so low that a number becomes infinite.
+    chances = torch.softmax((numbers - numbers.max()) / draw.temperature, dim=0)
     if draw.top_p < 1:
         chances, places = _likeliest(chances, draw.top_p)
         tokens = places if tokens is None else tokens[places.to(tokens.device)]

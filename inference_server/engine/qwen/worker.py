@@ -8,6 +8,7 @@ import logging
 import os
 import queue
 import random
+import signal
 import sys
 import threading
 import time
@@ -67,6 +68,7 @@ class Worker:
         else:
             torch.set_num_threads(choice.threads)
         self._config = config
+        self._progress = progress
         self._context = min(config.context_tokens, shape.context_tokens)
         self._vocabulary = shape.vocabulary
         storage = _storage(choice, halved=as_stored and packed)
@@ -102,7 +104,7 @@ class Worker:
         beginning = self._text.common_beginning(self._config.system_prompt)
         if len(beginning) >= self._context - _LEAST_ROOM:
             raise _too_long(len(beginning), self._context)
-        self.batch.keep_beginning(beginning)
+        self.batch.keep_beginning(beginning, progressed=partial(self._progress, 1.0))
         self._model.advance([0], [0], [0])
         began, count = time.perf_counter(), 0
         while count < _TRIAL_TOKENS and time.perf_counter() - began < _TRIAL_SECONDS:
@@ -298,6 +300,9 @@ def _choose(config: wire.EngineConfig, shape: Shape, *, stored_bytes: int) -> Ch
 
 def main() -> int:
     """Entry point."""
+    # Who stops all processes of a service at once stops the server, which lets this one finish: it ends with its pipe.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     # Also for uncaught exceptions: their messages may quote a patient.
     configure_logging("WARNING", sys.stderr)
     # What a library prints must not get between the reports.

@@ -234,6 +234,45 @@ async def test_a_full_queue_refuses_and_a_client_that_leaves_makes_room(engine: 
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_when_all_leave_at_once_nobody_waits_any_more(engine: QwenEngine) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(aclosing(engine.submit(a_request(sampling=LONG)))) for _ in range(3)]
+        for client in clients:
+            assert await anext(client) == Accepted()
+        await until(lambda: engine.stats().queued_requests == 1)
+    # Whatever the worker said last, and says of the step in which they left.
+    for _ in range(20):
+        stats = engine.stats()
+        assert (stats.active_requests, stats.queued_requests, stats.tokens_per_second) == (0, 0, 0)
+        await asyncio.sleep(0.01)
+
+
+async def test_a_stuck_worker_shows_also_when_its_clients_give_up_one_by_one(thinking_model: Path) -> None:
+    async with an_engine(thinking_model) as engine:
+        worker = workers_of(os.getpid())[-1]
+        os.kill(worker, signal.SIGSTOP)
+        before = 0.0
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await collect(engine, a_request())
+            assert engine.heartbeat() > before + 0.1
+            before = engine.heartbeat()
+        os.kill(worker, signal.SIGCONT)
+        await until(lambda: engine.heartbeat() == 0)
+
+
+async def test_signals_for_all_processes_leave_the_worker_to_finish(thinking_model: Path) -> None:
+    async with an_engine(thinking_model) as engine:
+        worker = workers_of(os.getpid())[-1]
+        assert os.getpgid(worker) != os.getpgid(0), "a terminal's Ctrl+C does not reach it"
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker, number)
+        assert (await collect(engine, a_request())).usage is not None
+        assert engine.heartbeat() == 0
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_one_failure_leaves_the_others_and_a_death_ends_all(
     poisoned_model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

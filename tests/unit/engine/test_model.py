@@ -200,6 +200,20 @@ def test_a_kept_beginning_changes_no_token(tied: Path) -> None:
     assert batch.stats(0).cached_prompt_tokens == 40 + 39 + 20
 
 
+def test_the_speed_is_that_of_the_time_in_which_there_was_something_to_do(tied: Path) -> None:
+    batch, recorder = Batch(load(tied), piece_tokens=16), Recorder()
+    for hour in (1, 2):
+        batch.add(recorder.answer(hour, [1, 2, 3], 5))
+        began = hour * 3600.0
+        recorder.run(batch, began)
+        assert batch.stats(began).tokens_per_second == 0
+        recorder.run(batch, began + 0.5)
+        assert batch.stats(began + 0.5).tokens_per_second == 2
+        for step in range(2, 5):
+            recorder.run(batch, began + step / 2)
+        assert not batch.busy
+
+
 def test_bfloat16_weights_lose_nothing_as_they_are(tmp_path: Path) -> None:
     folder = a_model(tmp_path, dtype=torch.bfloat16)
     assert exact_in_bfloat16(folder)

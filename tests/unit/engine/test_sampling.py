@@ -68,3 +68,10 @@ def test_what_is_no_number_is_not_drawn_from(wrong: float, temperature: float) -
     logits[7] = wrong
     with pytest.raises(NotFinite):
         choose(logits, Draw(temperature=temperature, top_p=1, top_k=0), 0.5)
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e-300, 5e-324])
+@pytest.mark.parametrize("top_p", [0.95, 1.0])
+def test_the_lowest_temperatures_take_the_likeliest(temperature: float, top_p: float) -> None:
+    logits = logits_of(50, 4, 20)
+    assert choose(logits, Draw(temperature, top_p, top_k=20), 0.999) == int(logits.argmax())

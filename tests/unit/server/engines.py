@@ -66,10 +66,14 @@ class FailingEngine(MockEngine):
 
 
 class SlowEngine(MockEngine):
-    """Writes a word at a time, for ever, until somebody or a deadline ends it; a queue of ten places."""
+    """Writes a word at a time, for ever, until somebody or a deadline ends it; a queue of ten places.
 
-    def __init__(self) -> None:
+    `silent`: it thinks, and writes nothing.
+    """
+
+    def __init__(self, *, silent: bool = False) -> None:
         super().__init__()
+        self.silent = silent
         self.running = 0
         self.queued = 0
         self.cancelled = 0
@@ -88,7 +92,8 @@ class SlowEngine(MockEngine):
         try:
             yield Accepted()
             while asyncio.get_running_loop().time() < end:
-                yield TextDelta("word ")
+                if not self.silent:
+                    yield TextDelta("word ")
                 await asyncio.sleep(0.005)
                 if self._ended:
                     yield Finished("shutdown", None)

@@ -221,3 +221,17 @@ async def test_the_model_has_its_name_with_and_without_its_owner(name: str) -> N
     assert (card["llm_server"]["thinks"], card["llm_server"]["revision"]) == (True, "0123abc")
     assert (other.status_code, other.json()["error"]["code"]) == (404, "model_not_found")
     assert "Zyxwv" not in other.text
+
+
+@pytest.mark.parametrize("field", ["include_reasoning", "temperature", "seed", "stop", "stream", "n", "tools"])
+async def test_null_is_as_if_the_field_were_not_there(field: str) -> None:
+    async with an_app() as app:
+        assert (await app.client.post(PATH, json={**CHAT, field: None})).status_code == 200
+
+
+async def test_the_lowest_seed_and_no_word_about_usage_are_taken() -> None:
+    body = {**CHAT, "seed": -(2**63), "stream": True, "stream_options": {"include_usage": None}}
+    async with an_app() as app:
+        answer = await app.client.post(PATH, json=body)
+    assert answer.status_code == 200
+    assert '"usage"' not in answer.text

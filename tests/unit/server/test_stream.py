@@ -200,6 +200,23 @@ async def test_at_the_end_of_a_drain_an_answer_is_cut_and_says_so(path: str, str
 
 
 @PATHS
+async def test_an_answer_of_nothing_is_an_error_when_the_server_must_stop(path: str) -> None:
+    engine = SlowEngine(silent=True)
+    async with an_app(engine) as app:
+        request = RawRequest(app.asgi, path, {**BODIES[path], "stream": True})
+        whole = RawRequest(app.asgi, path, BODIES[path])
+        await until(lambda: engine.running == 2 and request.status == 200)
+        app.lifecycle.begin_drain()
+        app.lifecycle.abort()
+        await request.task
+        await whole.task
+    text = request.received.decode()
+    assert "The server had to stop" in text
+    assert '"finish_reason":"' not in text
+    assert whole.status == 503
+
+
+@PATHS
 @STREAM
 async def test_an_engine_that_does_not_end_an_answer_is_given_up(path: str, stream: bool) -> None:
     engine = ThinkingEngine()
