@@ -185,13 +185,17 @@ class QwenEngine:
             await asyncio.wait([self._reading])
 
     def _refuse_when_busy(self, request: GenerationRequest) -> None:
-        slots, ahead = self._info.concurrent_requests or 1, [one.remaining for one in self._requests.values()]
+        slots, ahead = self._slots, [one.remaining for one in self._requests.values()]
         speed = self._tokens_per_second()
         if len(ahead) >= slots + self._queued_requests:
             raise EngineBusy(retry_after(ahead, tokens_per_second=speed))
         wait = seconds_until_start(ahead, slots=slots, tokens_per_second=speed)
         if request.deadline_seconds is not None and wait > request.deadline_seconds:
             raise EngineBusy(retry_after(ahead, tokens_per_second=speed))
+
+    @property
+    def _slots(self) -> int:
+        return self._info.concurrent_requests or 1
 
     def _tokens_per_second(self) -> float:
         """Of one answer beside those that run, and at least its share of what one alone would have: while prompts are
@@ -200,7 +204,7 @@ class QwenEngine:
         predicted = self._info.predicted_tokens_per_second or 0.0
         if self._stats.active_requests and self._stats.tokens_per_second:
             measured = self._stats.tokens_per_second / self._stats.active_requests
-            return max(measured, predicted / (self._info.concurrent_requests or 1))
+            return max(measured, predicted / self._slots)
         return predicted
 
     def _track(self, request: GenerationRequest) -> tuple[int, Tracked]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from inference_server.engine.protocol import (
     Accepted,
     EngineBusy,
     EngineUnavailable,
+    Event,
     Finished,
     GenerationFailed,
     GenerationRequest,
@@ -75,6 +76,16 @@ async def test_a_system_prompt_that_leaves_no_room_is_refused(thinking_model: Pa
         async with an_engine(thinking_model, system_prompt="x" * 2000):
             pass
     assert (caught.value.reason, caught.value.exit_code) == ("SystemPromptTooLong", ExitCode.CONFIG)
+
+
+@asynccontextmanager
+async def three_taken(engine: QwenEngine) -> AsyncIterator[list[AsyncGenerator[Event, None]]]:
+    """Long answers: two that run and one that waits."""
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(aclosing(engine.submit(a_request(sampling=LONG)))) for _ in range(3)]
+        for client in clients:
+            assert await anext(client) == Accepted()
+        yield clients
 
 
 def workers_of(pid: int) -> list[int]:
@@ -216,10 +227,7 @@ async def test_an_answer_ends_at_its_deadline(engine: QwenEngine) -> None:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_full_queue_refuses_and_a_client_that_leaves_makes_room(engine: QwenEngine) -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(aclosing(engine.submit(a_request(sampling=LONG)))) for _ in range(3)]
-        for client in clients:
-            assert await anext(client) == Accepted()
+    async with three_taken(engine) as clients:
         with pytest.raises(EngineBusy) as caught:
             await collect(engine, a_request())
         assert 1 <= caught.value.retry_after_seconds <= 600
@@ -235,10 +243,7 @@ async def test_a_full_queue_refuses_and_a_client_that_leaves_makes_room(engine: 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_when_all_leave_at_once_nobody_waits_any_more(engine: QwenEngine) -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(aclosing(engine.submit(a_request(sampling=LONG)))) for _ in range(3)]
-        for client in clients:
-            assert await anext(client) == Accepted()
+    async with three_taken(engine):
         await until(lambda: engine.stats().queued_requests == 1)
     # Whatever the worker said last, and says of the step in which they left.
     for _ in range(20):
