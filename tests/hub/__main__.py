@@ -1,6 +1,7 @@
 """`python -m tests.hub`: repositories that each have one fault, for tests in a cluster.
 
 Prints one JSON line with the address once it listens. GET /_served tells the bytes that left, by address.
+SIGUSR1 lets the weights of tiny/held go on, which stop halfway until then.
 """
 
 import argparse
@@ -16,9 +17,10 @@ WEIGHTS = ".safetensors"
 TOKEN = "hf_test"
 
 
-def add_repositories(hub: Hub, *, large: int, line: float | None) -> None:
+def add_repositories(hub: Hub, *, released: threading.Event, large: int, line: float | None) -> None:
     """One model, under one name per fault; and one of so many bytes, if any."""
     files = a_checkpoint(padding=4_000_000)
+    hub.add("tiny/held", files, answers={WEIGHTS: Answer(at=(2_000_000, released.wait))})
     hub.add("tiny/qwen3", files)
     hub.add("tiny/other", a_checkpoint(seed=1))
     hub.add("tiny/gated", files, gated=True)
@@ -42,13 +44,14 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=0, metavar="BYTES", help="add tiny/large, of this size")
     parser.add_argument("--line", type=float, metavar="BYTES", help="send no more of tiny/large in a second")
     options = parser.parse_args()
-    stopped = threading.Event()
+    stopped, released = threading.Event(), threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: released.set())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     with a_hub(
         host=options.host, port=options.port, cdn_host=options.cdn_host, tls=options.tls, tokens=(TOKEN,)
     ) as hub:
-        add_repositories(hub, large=options.large, line=options.line)
+        add_repositories(hub, released=released, large=options.large, line=options.line)
         print(json.dumps({"event": "listening", "url": hub.url}), flush=True)
         stopped.wait()
 

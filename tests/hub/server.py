@@ -33,8 +33,8 @@ class Answer:
     ignore_range: bool = False
     garbage: bytes | None = None
     bytes_per_second: float | None = None
-    before: Callable[[], None] | None = None
-    at: tuple[int, Callable[[], None]] | None = None
+    before: Callable[[], object] | None = None
+    at: tuple[int, Callable[[], object]] | None = None
 
 
 @dataclass(frozen=True)
