@@ -54,7 +54,8 @@ def create_app(lifecycle: Lifecycle, config: ApiConfig, tracer: Tracer | None = 
         await asyncio.to_thread(tracer.close)
 
     metrics = Metrics(lifecycle)
-    answering = Answering(lifecycle, Generations(lifecycle, metrics.generations, tracer), config)
+    generations = Generations(lifecycle, metrics.generations, tracer, patience_seconds=config.engine_patience_seconds)
+    answering = Answering(lifecycle, generations, config)
     app = FastAPI(
         title="llm-operator inference server",
         version=__version__,

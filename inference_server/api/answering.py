@@ -63,11 +63,12 @@ class Answering:
         if _is_shutdown(first):
             await events.aclose()
             raise shutting_down()
+        patience = self.config.engine_patience_seconds + self.config.stream_patience_seconds
         return EventStream(
             self._frames(first, events, encoder),
             lifecycle=self.lifecycle,
             ping_seconds=self.config.stream_ping_seconds,
-            longest_seconds=self.deadline(generation.deadline_seconds) + self.config.stream_patience_seconds,
+            longest_seconds=self.deadline(generation.deadline_seconds) + patience,
             aborted=encoder.error(shutting_down()),
         )
 

@@ -15,7 +15,9 @@ class ApiConfig:
     include_patient_mrn: bool = False
     request_timeout_seconds: float = 300.0
     stream_ping_seconds: float = 10.0
-    # After its deadline a stream can only be waiting for a client that does not read.
+    # An engine ends an answer at its deadline, between two steps; then it is stuck.
+    engine_patience_seconds: float = 30.0
+    # After that a stream can only be waiting for a client that does not read.
     stream_patience_seconds: float = 30.0
 
 

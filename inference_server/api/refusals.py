@@ -6,6 +6,7 @@ from inference_server.api.connected import Aborted, Disconnected
 from inference_server.api.error_bodies import ProblemError
 from inference_server.api.problems import client_left
 from inference_server.engine.protocol import EngineBusy, EngineUnavailable, GenerationFailed, PromptTooLong
+from inference_server.generations import EngineStalled
 from inference_server.lifecycle import Lifecycle
 
 _RETRY_SECONDS = 2
@@ -28,6 +29,9 @@ def refusal(error: Exception, lifecycle: Lifecycle) -> ProblemError:
             return client_left()
         case Aborted():
             return shutting_down()
+        case EngineStalled():
+            detail = "The engine does not answer any more. The server is restarted when that goes on."
+            return _later(503, "EngineStalled", detail, _RETRY_SECONDS)
         case _:
             return ProblemError(500, "GenerationFailed", "The engine failed at this answer. Others are not affected.")
 

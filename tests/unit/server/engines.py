@@ -158,6 +158,22 @@ class BlockedEngine(MockEngine):
             await events.aclose()
 
 
+class HangingEngine(MockEngine):
+    """Says nothing more once it has, or has not, accepted a request; not even at its deadline."""
+
+    def __init__(self, *, accepts: bool) -> None:
+        super().__init__()
+        self._accepts = accepts
+
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        if request.request_id == "warm-up":
+            yield Finished("stop", None)
+            return
+        if self._accepts:
+            yield Accepted()
+        await asyncio.Event().wait()
+
+
 class ThinkingEngine(BlockedEngine):
     """Thinks, and says nothing, until it is told to answer."""
 

@@ -1,5 +1,6 @@
 """Streams of /triage and of /v1: what is said, and what happens when somebody leaves or the server must stop."""
 
+import asyncio
 import json
 import math
 
@@ -11,6 +12,7 @@ from tests.unit.server.engines import (
     CountingEngine,
     CrashingEngine,
     FailingEngine,
+    HangingEngine,
     RefusingEngine,
     SlowEngine,
     ThinkingEngine,
@@ -135,9 +137,40 @@ async def test_a_client_that_leaves_ends_its_request(path: str, stream: bool) ->
 
 
 @PATHS
+@pytest.mark.parametrize("accepts", [False, True])
+@STREAM
+async def test_nobody_waits_for_ever_for_an_engine_that_is_stuck(path: str, stream: bool, accepts: bool) -> None:
+    async with an_app(
+        HangingEngine(accepts=accepts), request_timeout_seconds=0.05, engine_patience_seconds=0.05
+    ) as app:
+        answer = await app.client.post(path, json={**BODIES[path], "stream": stream})
+        metrics = (await app.client.get("/metrics")).text
+    assert answer.status_code == (200 if stream and accepts else 503)
+    assert "EngineStalled" in answer.text or "engine_stalled" in answer.text
+    assert 'llm_server_generations_total{outcome="failed"} 1.0' in metrics
+
+
+@PATHS
+async def test_a_client_that_reads_slowly_still_gets_what_the_engine_has(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference_server.generations._READER_SECONDS", 0.01)
+    soon = {"request_timeout_seconds": 0.01, "engine_patience_seconds": 0.01}
+    async with an_app(MockEngine(), **soon) as app:
+        request = RawRequest(app.asgi, path, {**BODIES[path], "stream": True})
+        request.reading.clear()
+        await asyncio.sleep(0.2)
+        request.reading.set()
+        await request.task
+    assert ended(request.received.decode()) == "stop"
+
+
+@PATHS
 async def test_a_client_that_stops_reading_loses_its_place(path: str) -> None:
     engine = SlowEngine()
-    async with an_app(engine, request_timeout_seconds=0.05, stream_patience_seconds=0.05) as app:
+    async with an_app(
+        engine, request_timeout_seconds=0.05, engine_patience_seconds=0, stream_patience_seconds=0.05
+    ) as app:
         request = RawRequest(app.asgi, path, {**BODIES[path], "stream": True})
         await until(lambda: engine.running == 1)
         request.reading.clear()
