@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 # clients that never finish sending may hang on.
 _CUT_SECONDS = 1
 _LAST_WORDS_SECONDS = 1
+# How much of that may come late: at its own timeout uvicorn cuts the requests without a word.
+_LATE_SECONDS = 2
 
 
 class DrainingServer(uvicorn.Server):
@@ -31,7 +33,8 @@ class DrainingServer(uvicorn.Server):
     def __init__(
         self, config: uvicorn.Config, lifecycle: Lifecycle, *, grace_seconds: float, timeout_seconds: float
     ) -> None:
-        config.timeout_graceful_shutdown = math.ceil(timeout_seconds) + _CUT_SECONDS + _LAST_WORDS_SECONDS
+        own_end = math.ceil(timeout_seconds) + _CUT_SECONDS + _LAST_WORDS_SECONDS
+        config.timeout_graceful_shutdown = own_end + _LATE_SECONDS
         super().__init__(config)
         self._lifecycle = lifecycle
         self._grace_seconds = grace_seconds

@@ -6,10 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
 LOCAL_KUBECONFIG = ROOT / ".local/kubeconfig"
 SIMULATED = "NOT RUN: no container can run on this machine (no Docker engine, no root), the nodes are simulated"
+
+# How long an example takes says more about the machine than about us.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ class Kubectl:
     kubeconfig: Path
     namespace: str = "default"
 
-    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 300) -> str:
         command = [self.program, "--kubeconfig", str(self.kubeconfig), "-n", self.namespace, *arguments]
         process = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
         if process.returncode:
@@ -50,7 +50,7 @@ class Kubectl:
         self("patch", kind, name, "--type=merge", "-p", json.dumps(patch), *arguments)
 
 
-def eventually(check: Callable[[], Answer], *, seconds: float = 30, every: float = 0.2) -> Answer:
+def eventually(check: Callable[[], Answer], *, seconds: float = 180, every: float = 0.2) -> Answer:
     """Call `check` until it returns something true; its last failure, or answer, is the error."""
     deadline = time.monotonic() + seconds
     while True:

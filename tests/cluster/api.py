@@ -36,7 +36,7 @@ class Api:
         """One request; raises ApiError with the server's message for any refusal."""
         assert self._server.hostname is not None
         connection = http.client.HTTPSConnection(
-            self._server.hostname, self._server.port, context=self._context, timeout=10
+            self._server.hostname, self._server.port, context=self._context, timeout=60
         )
         try:
             headers = {"Content-Type": f"application/{kind}", "Accept": "application/json"}

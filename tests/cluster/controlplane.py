@@ -100,7 +100,7 @@ def launch(
     ports = free_ports(6)
     config = _write_config(workdir, ports=ports, certificate_names=certificate_names)
     command = [str(programs / "kwokctl"), "create", "cluster", f"--name={CLUSTER}", f"--config={config}"]
-    command += ["--runtime=binary", "--wait=90s", "--timeout=120s"]
+    command += ["--runtime=binary", "--wait=300s", "--timeout=300s"]
     command += [f"--kubeconfig={workdir / 'kwok-kubeconfig'}"]
     command += [f"--{name}-binary={programs / name}" for name in sorted(COMPONENTS)]
     command += [f"--kwok-controller-binary={programs / 'kwok'}"]

@@ -40,7 +40,7 @@ def running(kubectl: Kubectl, image: str) -> Iterator[str]:
     }
     ours.apply(pod, service)
     try:
-        eventually(lambda: "listening" in ours("logs", NAME), seconds=60)
+        eventually(lambda: "listening" in ours("logs", NAME))
         yield f"http://{NAME}.{namespace}.svc:{PORT}"
     finally:
         ours("delete", "namespace", namespace, "--wait=false")

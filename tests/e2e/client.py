@@ -18,14 +18,14 @@ import http.client, json, os, sys, threading, time
 host, canary, connections = sys.argv[1], sys.argv[2], int(sys.argv[3])
 body = json.dumps({"patient_mrn": canary, "query": f"I have a headache {canary}"}).encode()
 headers = {"Content-Type": "application/json"}
-end = time.monotonic() + 600
+end = time.monotonic() + 1800
 found = {"kept": 0, "new": 0, "failures": [], "slowest": 0.0, "answer": None}
 
 def ask(kind):
     connection = None
     while True:
         if connection is None:
-            connection = http.client.HTTPConnection(host, 8002, timeout=10)
+            connection = http.client.HTTPConnection(host, 8002, timeout=120)
         began = time.monotonic()
         try:
             connection.request("POST", "/triage", body, headers)
@@ -42,7 +42,8 @@ def ask(kind):
         if kind == "new":
             connection.close()
             connection = None
-        if not connections or os.path.exists("/tmp/stop") or time.monotonic() >= end:
+        enough = found[kind] > 20 and os.path.exists("/tmp/stop")
+        if not connections or enough or time.monotonic() >= end:
             break
         time.sleep(0.04)
 
@@ -111,11 +112,11 @@ def _start(kubectl: Kubectl, canary: str, connections: int) -> None:
         },
     }
     kubectl.apply(pod)
-    eventually(lambda: phase(kubectl) in ("Running", "Succeeded"), seconds=60)
+    eventually(lambda: phase(kubectl) in ("Running", "Succeeded"))
 
 
 def _result(kubectl: Kubectl) -> dict[str, Any]:
-    eventually(lambda: phase(kubectl) in ("Succeeded", "Failed"), seconds=60)
+    eventually(lambda: phase(kubectl) in ("Succeeded", "Failed"))
     found: dict[str, Any] = json.loads(kubectl("logs", NAME))
     print("traffic:", {key: value for key, value in found.items() if key != "answer"})
     return found

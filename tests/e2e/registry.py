@@ -143,7 +143,7 @@ def running(kubectl: Kubectl, image: str) -> Iterator[Registry]:
     }
     ours.apply(pod)
     try:
-        told = eventually(lambda: re.search(r"port (\d+)", ours("logs", NAME)), seconds=60)
+        told = eventually(lambda: re.search(r"port (\d+)", ours("logs", NAME)))
         assert told is not None
         yield Registry(ours, int(told[1]))
     finally:

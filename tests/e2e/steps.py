@@ -53,7 +53,7 @@ def reason(kubectl: Kubectl, kind: str = "Ready") -> Any:
     return condition(triage(kubectl), kind).get("reason")
 
 
-def wait_ready(kubectl: Kubectl, *, seconds: float = 120) -> Manifest:
+def wait_ready(kubectl: Kubectl, *, seconds: float = 300) -> Manifest:
     """Wait until Ready is True for what the spec says now."""
 
     def ready() -> Manifest:
@@ -64,7 +64,7 @@ def wait_ready(kubectl: Kubectl, *, seconds: float = 120) -> Manifest:
     return eventually(ready, seconds=seconds, every=0.5)
 
 
-def wait_rolled_back(kubectl: Kubectl, why: str, *, seconds: float = 90) -> Manifest:
+def wait_rolled_back(kubectl: Kubectl, why: str, *, seconds: float = 300) -> Manifest:
     """Wait until the declared revision was rejected for this reason and another one serves."""
 
     def rolled_back() -> Manifest:

@@ -24,10 +24,10 @@ def test_a_model_is_fetched_with_progress_and_found_by_the_servers(kubectl: Kube
     kubectl.apply(example())
     wait_ready(kubectl)
     edit(kubectl, qwen(hub, "tiny/held"))
-    halfway = eventually(lambda: triage(kubectl)["status"].get("cache", {}).get("percent", 0), seconds=120)
+    halfway = eventually(lambda: triage(kubectl)["status"].get("cache", {}).get("percent", 0))
     assert 0 < halfway < 100, "the column moved"
     a_hub.release(kubectl, hub)
-    eventually(lambda: condition(triage(kubectl), "ModelCached").get("status") == "True", seconds=120)
+    eventually(lambda: condition(triage(kubectl), "ModelCached").get("status") == "True")
     found = wait_rolled_back(kubectl, "CrashLoop")
     assert "ModeNotSupported" in condition(found, "RolledBack")["message"], "and not ModelMissing"
 
@@ -68,7 +68,7 @@ def test_a_token_from_a_secret_opens_a_private_repository(kubectl: Kubectl, hub:
     kubectl.apply(example())
     wait_ready(kubectl)
     edit(kubectl, qwen(hub, "tiny/private", tokenSecretRef={"name": "own", "key": "key"}))
-    eventually(lambda: condition(triage(kubectl), "ModelCached").get("status") == "True", seconds=90)
+    eventually(lambda: condition(triage(kubectl), "ModelCached").get("status") == "True")
     assert "hf_test" not in kubectl("get", "llmdep,controllerrevisions,jobs,pods", "-o", "yaml")
 
 
@@ -81,7 +81,7 @@ def test_two_llmdeployments_share_one_fetch(kubectl: Kubectl, hub: str, volume: 
         found = kubectl.get("llmdep", name)
         return found is not None and condition(found, "ModelCached").get("status") == "True"
 
-    eventually(lambda: cached("triage") and cached("second"), seconds=120)
+    eventually(lambda: cached("triage") and cached("second"))
     (job,) = kubectl.list("jobs")
     assert {one["name"] for one in job["metadata"]["ownerReferences"]} == {"triage", "second"}
     assert len(kubectl.list("pods", "-l", f"batch.kubernetes.io/job-name={job['metadata']['name']}")) == 1
@@ -92,11 +92,11 @@ def test_the_claim_outlives_its_llmdeployment_and_the_next_one_downloads_nothing
 ) -> None:
     for _ in range(2):
         kubectl.apply({**example(), "spec": {**example()["spec"], **qwen(hub, "tiny/qwen3")}})
-        eventually(lambda: condition(triage(kubectl), "ModelCached").get("status") == "True", seconds=90)
+        eventually(lambda: condition(triage(kubectl), "ModelCached").get("status") == "True")
         (job,) = kubectl.list("jobs")
         logs = kubectl("logs", f"job/{job['metadata']['name']}")
-        kubectl("delete", "llmdep", "triage", "--timeout=60s")
-        eventually(lambda: not kubectl.list("jobs,deployments"), seconds=60)
+        kubectl("delete", "llmdep", "triage", "--timeout=120s")
+        eventually(lambda: not kubectl.list("jobs,deployments"))
         assert kubectl.get("pvc", "model-cache") is not None
     events = [json.loads(line).get("event") for line in logs.splitlines()]
     assert "progress" not in events

@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 
 from inference_server.fetch.ready import Ready, ReadyFile, dump_ready
-from tests.unit.server.running import QUESTION, a_server
+from tests.unit.server.running import PATIENCE_SECONDS, QUESTION, a_server
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -29,13 +29,13 @@ def test_a_fetched_model_answers_triage_questions(thinking_model: Path, tmp_path
     with a_server(tmp_path, **variables) as server:
 
         def ask(path: str, **body: Any) -> Any:
-            return httpx2.post(f"{server.url}{path}", json=body, timeout=60).json()
+            return httpx2.post(f"{server.url}{path}", json=body, timeout=PATIENCE_SECONDS).json()
 
         answer, again = (ask("/triage", **QUESTION) for _ in range(2))
         varied = ask("/triage", **QUESTION, temperature=2, top_p=1)
         messages = [{"role": "user", "content": QUESTION["query"]}]
         (chat,) = ask("/v1/chat/completions", model="tiny/model", messages=messages)["choices"]
-        assert httpx2.get(f"{server.url}/livez").status_code == 200
+        assert server.get("/livez").status_code == 200
         (facts,) = [event for event in server.events if event["event"] == "engine"]
     assert (answer["mode"], answer["model"], answer["revision"]) == ("qwen", "tiny/model", COMMIT)
     assert answer["response"]

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -60,9 +61,13 @@ def test_killed_again_and_again_it_still_gets_the_whole_model(hub: Hub, tmp_path
 
 
 def test_of_many_processes_one_downloads(hub: Hub, tmp_path: Path, checkpoint: Files) -> None:
-    hub.repositories[REPOSITORY].answers[".safetensors"] = Answer(bytes_per_second=1.5e6)
+    released = threading.Event()
+    hub.repositories[REPOSITORY].answers[SECOND_SHARD] = Answer(at=(1_000_000, released.wait))
     cache = tmp_path / "cache"
-    processes = [a_fetch(hub, cache, tmp_path, fetch_owner_timeout_seconds=6) for _ in range(3)]
+    patient = {"fetch_owner_timeout_seconds": 30, "fetch_stall_seconds": 600}
+    processes = [a_fetch(hub, cache, tmp_path, **patient) for _ in range(3)]
+    wait_for(lambda: sum(any(line["bytesDone"] for line in one.named("waiting")) for one in processes) == 2)
+    released.set()
     assert [process.wait() for process in processes] == [0] * 3
     assert_whole(folder(cache, hub).commit(commit(hub)), checkpoint)
     assert leftovers(cache) == []
@@ -132,10 +137,11 @@ def test_a_transfer_that_is_killed_is_told_as_lack_of_memory(hub: Hub, tmp_path:
 def test_a_transfer_that_hangs_is_killed_and_continued(hub: Hub, tmp_path: Path, checkpoint: Files) -> None:
     hub.script(SECOND_SHARD, Answer(), Answer(stall_at=1_000_000))
     display = Silent()
-    found = fetched(hub, tmp_path, display, fetch_tries=2, fetch_stall_seconds=1.5)
+    # On a slow machine the start of a process may count as a stall, too.
+    found = fetched(hub, tmp_path, display, fetch_tries=9, fetch_stall_seconds=1.5)
     assert_whole(found.path, checkpoint)
-    assert [retry[:2] for retry in display.retries] == [("DownloadStalled", 1)]
-    assert hub.weights_served == weights(checkpoint)
+    assert {reason for reason, *_ in display.retries} == {"DownloadStalled"}
+    assert weights(checkpoint) <= hub.weights_served < weights(checkpoint) + 1_000_000
 
 
 def test_cut_transfers_are_continued_as_long_as_there_is_progress(hub: Hub, tmp_path: Path, checkpoint: Files) -> None:
@@ -193,17 +199,21 @@ def test_an_owner_that_was_asleep_stops_when_another_has_taken_over(
 ) -> None:
     """Its worker, which was awake, stops writing before anybody takes over."""
     cache = tmp_path / "cache"
-    hub.script(SECOND_SHARD, Answer(), Answer(bytes_per_second=400_000))
-    sleeper = a_fetch(hub, cache, tmp_path, fetch_owner_timeout_seconds=3, fetch_tries=3)
-    wait_for(lambda: hub.weights_served > 150_000)
-    other = a_fetch(hub, cache, tmp_path, fetch_owner_timeout_seconds=3, fetch_tries=3)
-    wait_for(lambda: other.named("waiting"))
-    sleeper.signal(signal.SIGSTOP)
+    # Slow for the first one only: it would take half a minute.
+    hub.script(SECOND_SHARD, Answer(), Answer(bytes_per_second=60_000))
+    sleeper = a_fetch(hub, cache, tmp_path, fetch_owner_timeout_seconds=8, fetch_tries=3)
     part = folder(cache, hub).staging(commit(hub)) / "parts" / SECOND_SHARD
-    time.sleep(2)
-    written = part.stat().st_size
-    time.sleep(0.3)
-    assert part.stat().st_size == written
+    wait_for(lambda: part.exists() and part.stat().st_size)
+    other = a_fetch(hub, cache, tmp_path, fetch_owner_timeout_seconds=8, fetch_tries=3)
+    wait_for(lambda: other.named("waiting"))
+    for process in (sleeper, other):
+        process.signal(signal.SIGSTOP)
+    sizes = [0, part.stat().st_size]
+    while sizes[-1] > sizes[-2]:
+        time.sleep(2)
+        sizes.append(part.stat().st_size)
+    assert sizes[-1] < len(checkpoint[SECOND_SHARD]), "it was not over, it was ended"
+    other.signal(signal.SIGCONT)
     assert other.wait() == 0
     sleeper.signal(signal.SIGCONT)
     assert sleeper.wait() == 0

@@ -26,7 +26,7 @@ from inference_server.tracing import Tracer
 from tests.unit.processes import LoggedProcess
 
 # Generous: it only bounds how long a broken test hangs.
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 300
 
 MODULE = ("-m", "inference_server")
 # The same server, with an engine that writes for ever.
@@ -166,6 +166,9 @@ class ServerProcess(LoggedProcess):
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", self.wait_event(event="listening")["port"]
 
+    def get(self, path: str) -> httpx2.Response:
+        return httpx2.get(self.url + path, timeout=PATIENCE_SECONDS)
+
     def wait_event(self, *, count: int = 1, **fields: Any) -> dict[str, Any]:
         """The last of `count` log lines that have these fields."""
 
@@ -189,11 +192,11 @@ class ServerProcess(LoggedProcess):
         self._wait_for(refused)
 
     def wait_ready(self) -> None:
-        self._wait_for(lambda: httpx2.get(f"{self.url}/readyz").status_code == 200)
+        self._wait_for(lambda: self.get("/readyz").status_code == 200)
 
     def wait_metric(self, name: str, value: float) -> None:
         def reached() -> bool:
-            lines = httpx2.get(f"{self.url}/metrics").text.splitlines()
+            lines = self.get("/metrics").text.splitlines()
             return f"{name} {value}" in lines
 
         self._wait_for(reached)

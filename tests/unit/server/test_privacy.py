@@ -98,9 +98,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def test_a_real_server_repeats_nothing(
     server: ServerProcess, method: str, path: str, content: bytes, headers: dict[str, str]
 ) -> None:
-    answer = httpx2.request(method, server.url + path, content=content, headers=headers)
+    answer = httpx2.request(method, server.url + path, content=content, headers=headers, timeout=PATIENCE_SECONDS)
     assert CANARY.casefold() not in everything_in(answer)
-    assert CANARY.casefold() not in everything_in(httpx2.get(server.url + "/metrics"))
+    assert CANARY.casefold() not in everything_in(server.get("/metrics"))
     server.wait_event(event="request", request_id=answer.headers["x-request-id"])
     assert CANARY.casefold() not in server.output.casefold()
 
@@ -133,7 +133,7 @@ def test_broken_http_repeats_nothing(server: ServerProcess, raw: str) -> None:
     assert CANARY.encode().lower() not in received.lower()
     # The other one is the scrape that asks.
     server.wait_metric("llm_server_http_requests_in_flight", 1.0)
-    after = httpx2.get(server.url + "/livez").headers["x-request-id"]
+    after = server.get("/livez").headers["x-request-id"]
     server.wait_event(event="request", request_id=after)
     assert CANARY.casefold() not in server.output.casefold()
 
