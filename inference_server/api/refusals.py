@@ -20,7 +20,8 @@ def refusal(error: Exception, lifecycle: Lifecycle) -> ProblemError:
             detail = "As many requests wait as may wait, or as can be answered in time. Try again later."
             return _later(429, "QueueFull", detail, seconds)
         case EngineUnavailable():
-            detail = f"The server takes no requests now: it is {lifecycle.phase}."
+            why = "its engine has ended" if lifecycle.accepting else f"it is {lifecycle.phase}"
+            detail = f"The server takes no requests now: {why}."
             return _later(503, "NotReady", detail, _RETRY_SECONDS)
         case PromptTooLong(tokens=tokens, limit=limit):
             detail = f"The prompt has {tokens} tokens; at most {limit} fit beside an answer. Send a shorter one."

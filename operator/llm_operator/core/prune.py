@@ -21,7 +21,7 @@ from llm_operator.core.children import prune_container
 from llm_operator.core.course import Course, own_deployment
 from llm_operator.core.diagnosis import is_going
 from llm_operator.core.judge import is_rolled_out
-from llm_operator.core.model import Action, Amend, Make, Observation, Parent, Settings
+from llm_operator.core.model import Action, Amend, Make, Neighbourhood, Observation, Parent, Settings
 from llm_operator.core.names import Manifest
 from llm_operator.core.revision import State, parse_revision, timestamp
 
@@ -43,7 +43,7 @@ def prune_actions(observation: Observation, spec: LLMDeploymentSpec, goes: Cours
     around, claim, cache = observation.neighbourhood, observation.claim, spec.used_cache
     if around is None or claim is None or cache is None or not may_be_pruned(cache, claim):
         return []
-    if not _is_at_rest(observation, goes) or not all(_agrees(other, cache.claim_name) for other in around.specs):
+    if not _is_at_rest(observation, goes) or obstacle(around, cache) is not None:
         return []
     keep = models_to_keep(around.revisions)
     if keep is None:
@@ -59,8 +59,6 @@ def prune_actions(observation: Observation, spec: LLMDeploymentSpec, goes: Cours
         return [_noted(claim, digest, done)]
     if not all(map(is_finished, jobs)) or not all(map(_is_settled, around.revisions)):
         return []
-    if not all(map(_is_valid, around.specs)):
-        return []
     return [Make(build_prune(observation, spec, cache, name, keep, settings), optional=True)]
 
 
@@ -68,6 +66,20 @@ def may_be_pruned(cache: Cache, claim: Manifest) -> bool:
     """Whether it is declared, and the claim is one that was made for it and has its volume."""
     is_bound = claim.get("status", {}).get("phase") == "Bound"
     return cache.prune == "Unused" and names.is_managed(claim) and is_bound and not is_going(claim)
+
+
+def obstacle(around: Neighbourhood, cache: Cache) -> str | None:
+    """Why nothing will be pruned until somebody changes something, in words."""
+    if not all(_agrees(other, cache.claim_name) for other in around.specs):
+        return "another LLMDeployment names the claim without `cache.prune: Unused`"
+    if not all(map(_is_valid, around.specs)):
+        return "the spec of another LLMDeployment in the namespace is not valid, so what it needs is not known"
+    doubtful = [one["metadata"]["name"] for one in around.revisions if not _can_be_read(one)]
+    if doubtful:
+        return f"ControllerRevision {min(doubtful)} cannot be read, so the model it needs is not known"
+    if models_to_keep(around.revisions) is None:
+        return f"of those that are needed there are more than {MOST_MODELS}"
+    return None
 
 
 def models_to_keep(revisions: Iterable[Manifest]) -> frozenset[str] | None:
@@ -80,9 +92,8 @@ def models_to_keep(revisions: Iterable[Manifest]) -> frozenset[str] | None:
         annotation = one["metadata"].get("annotations", {}).get(names.MODEL)
         if annotation is None:
             continue
-        model = decode(annotation)
-        folder = "" if model is None else model.path.removeprefix(f"{names.MODELS_FOLDER}/")
-        if not fullmatch(MODEL, folder):
+        folder = _folder(annotation)
+        if folder is None:
             return None
         keep.add(folder)
     return frozenset(keep) if 0 < len(keep) <= MOST_MODELS else None
@@ -140,6 +151,18 @@ def _is_valid(spec: Manifest) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def _can_be_read(live: Manifest) -> bool:
+    pin = live["metadata"].get("annotations", {}).get(names.MODEL)
+    return parse_revision(live) is not None and (pin is None or _folder(pin) is not None)
+
+
+def _folder(pin: str) -> str | None:
+    """The model's folder below the cache."""
+    model = decode(pin)
+    folder = "" if model is None else model.path.removeprefix(f"{names.MODELS_FOLDER}/")
+    return folder if fullmatch(MODEL, folder) else None
 
 
 def _is_settled(live: Manifest) -> bool:

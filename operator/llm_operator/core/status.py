@@ -9,7 +9,7 @@ from typing import get_args
 
 from llm_operator.api.conditions import ConditionType, Finding, Reason
 from llm_operator.api.types import Mode, Model
-from llm_operator.core import names
+from llm_operator.core import names, prune
 from llm_operator.core.claim import problem
 from llm_operator.core.diagnosis import is_going, is_ready
 from llm_operator.core.gate import is_elsewhere
@@ -107,9 +107,12 @@ def _model_cached(view: View) -> Finding | None:
                 f"PersistentVolumeClaim {cache.claim_name} is not the one that the model was fetched into; it is "
                 "fetched again.",
             )
+        model, around = declared.model, view.observation.neighbourhood
+        kept = None if around is None else prune.obstacle(around, cache)
         return Finding(
             Reason.MODEL_READY,
-            f"{declared.model.repository} at {declared.model.commit} is in PersistentVolumeClaim {cache.claim_name}.",
+            f"{model.repository} at {model.commit} is in PersistentVolumeClaim {cache.claim_name}."
+            + ("" if kept is None else f" Models that nobody needs are kept: {kept}."),
         )
     rejected = view.rejected
     if rejected is not None:

@@ -15,6 +15,7 @@ from llm_operator.core.model import Amend, Make, Neighbourhood, Observation
 from llm_operator.core.plan import plan
 from llm_operator.core.prune import DEADLINE_SECONDS, GRACE_SECONDS, MOST_MODELS, models_to_keep
 from llm_operator.core.revision import State
+from llm_operator.core.status import build_status
 from tests.unit.operator.builders import (
     COMMIT,
     NOW,
@@ -151,6 +152,24 @@ def test_a_claim_that_goes_is_not_pruned() -> None:
 )
 def test_others_that_agree_or_use_another_claim_are_no_obstacle(specs: tuple[Any, ...]) -> None:
     assert kept(job_of(at_rest(specs=specs))) == {MINE}
+    assert "kept" not in told(at_rest(specs=specs))
+
+
+def told(observation: Observation) -> str:
+    """The message of ModelCached."""
+    conditions = build_status(observation, None)["conditions"]
+    return next(str(one["message"]) for one in conditions if one["type"] == "ModelCached")
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        ({"specs": ({"mode": "qwen", "cache": {"claimName": "model-cache"}},)}, "without `cache.prune: Unused`"),
+        ({"specs": ({**OTHER, "replicas": "many"},)}, "is not valid"),
+    ],
+)
+def test_what_keeps_old_models_for_good_is_told(over: dict[str, Any], words: str) -> None:
+    assert words in told(at_rest(**over))
 
 
 def test_while_a_revision_is_on_its_way_nothing_is_pruned() -> None:
@@ -185,10 +204,13 @@ def test_a_record_that_cannot_be_read_keeps_everything(harm: Any) -> None:
     live = json.loads(json.dumps(pinned(THEIRS, number=2).live))
     harm(live)
     assert job_of(at_rest(live)) is None
+    assert f"ControllerRevision {live['metadata']['name']} cannot be read" in told(at_rest(live))
 
 
 def test_too_many_models_for_one_list_are_all_kept() -> None:
     many = [pinned(f"a--b/{number:040x}").live for number in range(MOST_MODELS + 1)]
+    assert f"more than {MOST_MODELS}" in told(at_rest(*many))
+    assert job_of(at_rest(*many)) is None
     assert models_to_keep(many) is None
     assert len(models_to_keep(many[1:]) or ()) == MOST_MODELS
     assert models_to_keep([]) is None

@@ -86,6 +86,8 @@ async def test_a_refusal_has_its_own_status_in_streams_too(
         assert (answer.status_code, body["reason"]) == (status, ours)
     else:
         assert (answer.status_code, body["error"]["code"]) == (400 if status == 422 else status, openais)
+    if isinstance(error, EngineUnavailable):
+        assert "its engine has ended" in answer.text
     if isinstance(error, PromptTooLong):
         assert all(number in answer.text for number in ("5000", "4096"))
 
