@@ -26,10 +26,13 @@ class Kubectl:
 
     def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 300) -> str:
         command = [self.program, "--kubeconfig", str(self.kubeconfig), "-n", self.namespace, *arguments]
-        process = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
-        if process.returncode:
-            raise Refused(process.stderr.strip())
-        return process.stdout
+        while True:
+            process = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+            if not process.returncode:
+                return process.stdout
+            # A machine that stood still for ten seconds; nothing was asked yet.
+            if "TLS handshake timeout" not in process.stderr:
+                raise Refused(process.stderr.strip())
 
     def apply(self, *manifests: Manifest, dry_run: bool = False) -> str:
         """Apply as a user would; with `dry_run` the API server only judges."""

@@ -102,7 +102,7 @@ def free_port() -> int:
 def answers(url: str) -> bool:
     """Whether a GET gives 200."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
@@ -123,8 +123,8 @@ def running_operator(
                 "LLMOP_SERVER_IMAGE": "registry.example.com/server:1",
                 "LLMOP_HEALTH_PORT": str(port),
                 "LLMOP_METRICS_PORT": "0",
-                # Under one name, so that a process that is killed and started again takes its own lease back at once.
-                "LLMOP_IDENTITY": "operator-of-the-tests",
+                # A machine that stands still for ten seconds costs a leader its lease, and its life: test_leader.py.
+                "LLMOP_LEADER_ELECTION": "false",
                 **settings,
             },
             stdout=output,
@@ -132,13 +132,14 @@ def running_operator(
         )
         try:
             if wait:
-                eventually(lambda: process.poll() is not None or answers(f"http://127.0.0.1:{port}/readyz"))
+                is_up = f"http://127.0.0.1:{port}/readyz"
+                eventually(lambda: process.poll() is not None or answers(is_up), seconds=180)
             yield process
             assert process.poll() is None, f"the operator ended by itself:\n{log.read_text()[-4000:]}"
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                code = process.wait(timeout=30)
+                code = process.wait(timeout=120)
             finally:
                 process.kill()
     assert code == 0, f"exit code {code}:\n{log.read_text()[-4000:]}"

@@ -42,7 +42,7 @@ REASONS = {
 # They belong to one connection, or are made anew for the other one.
 HOP_BY_HOP = ("Connection", "Keep-Alive", "Transfer-Encoding", "TE", "Upgrade", "Host", "Content-Length")
 HALF_A_LINE = b'{"type":"MODIFIED","object":{"kind":"'
-CONTROL_SECONDS = 10
+CONTROL_SECONDS = 120
 
 
 @dataclass(frozen=True)

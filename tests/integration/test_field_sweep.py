@@ -362,7 +362,7 @@ def test_every_change_is_followed_and_undone(
     def replace(spec_of: Callable[[Change], Manifest]) -> None:
         """Again if a status came between: kubectl reads an object before it replaces it."""
         manifests = named(spec_of, some)
-        eventually(lambda: kubectl("replace", "-f", "-", stdin=manifests, timeout=120), seconds=120)
+        eventually(lambda: kubectl("replace", "-f", "-", stdin=manifests), seconds=600)
 
     def all_followed(check: Callable[[int, State], None]) -> dict[int, State]:
         def look() -> dict[int, State]:
@@ -375,7 +375,7 @@ def test_every_change_is_followed_and_undone(
                 check(number, found[number])
             return found
 
-        return eventually(look, seconds=180, every=3)
+        return eventually(look, seconds=600, every=3)
 
     def is_at_rest(number: int, state: State) -> None:
         if state.parent["spec"]["replicas"]:
@@ -390,7 +390,7 @@ def test_every_change_is_followed_and_undone(
         assert state.reasons == first.reasons or not state.parent["spec"]["replicas"], what
 
     with running_operator(control_plane, log, LLMOP_NAMESPACES=kubectl.namespace):
-        kubectl("create", "-f", "-", stdin=named(Change.seed, some), timeout=120)
+        kubectl("create", "-f", "-", stdin=named(Change.seed, some))
         before = all_followed(is_at_rest)
         replace(Change.spec)
         all_followed(lambda number, state: check_followed(CHANGES[number], state))

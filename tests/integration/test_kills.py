@@ -137,13 +137,7 @@ class Mortal:
     """An operator for one namespace that may be killed, and then is started again."""
 
     def __init__(self, plane: ControlPlane, proxy: FaultProxy, log: Path, namespace: str) -> None:
-        self._start = lambda: running_operator(
-            plane,
-            log,
-            KUBECONFIG=str(proxy.kubeconfig),
-            LLMOP_NAMESPACES=namespace,
-            LLMOP_LEADER_ELECTION="false",
-        )
+        self._start = lambda: running_operator(plane, log, KUBECONFIG=str(proxy.kubeconfig), LLMOP_NAMESPACES=namespace)
         self._running: AbstractContextManager[Popen[bytes]] = self._start()
         self._process = self._running.__enter__()
         self.is_killed = threading.Event()
@@ -191,7 +185,7 @@ def killed_after_each_write(plane: ControlPlane, folder: Path, scenario: Scenari
             found = Snapshot(kubectl)
             return found if found.is_settled(namespace, is_done) else None
 
-        found = eventually(look, seconds=120)
+        found = eventually(look, seconds=600)
         assert found is not None
         return found
 
@@ -214,7 +208,7 @@ def killed_after_each_write(plane: ControlPlane, folder: Path, scenario: Scenari
             with proxy.faults(lambda call, kill=kill: After(kill) if counts(call) else None):
                 kubectl.apply(scenario.declared)
                 eventually(
-                    lambda: operator.is_killed.is_set() or scenario.is_done(kubectl.get("llmdep", NAME)), seconds=120
+                    lambda: operator.is_killed.is_set() or scenario.is_done(kubectl.get("llmdep", NAME)), seconds=600
                 )
             was_killed = operator.is_killed.is_set()
             if was_killed:
@@ -224,7 +218,7 @@ def killed_after_each_write(plane: ControlPlane, folder: Path, scenario: Scenari
             assert end == clean, f"killed after write {number}"
             if not was_killed:
                 return number - 1
-            kubectl("delete", "llmdep", NAME, "--cascade=foreground", "--timeout=60s")
+            kubectl("delete", "llmdep", NAME, "--cascade=foreground", "--timeout=120s")
             kubectl("delete", "events.events.k8s.io", "--all")
     raise AssertionError(f"more than {MOST_WRITES} writes")
 
@@ -276,12 +270,12 @@ def run_together(
             assert not late, [(name, (found.parent(name) or {}).get("status")) for name in late]
             return found
 
-        return eventually(look, seconds=120, every=1)
+        return eventually(look, seconds=600, every=1)
 
     eventually(have_accounts)
     with (
         running_fault_proxy(plane.operator_kubeconfig, folder) as proxy,
-        running_operator(plane, folder / "log", KUBECONFIG=str(proxy.kubeconfig), LLMOP_LEADER_ELECTION="false"),
+        running_operator(plane, folder / "log", KUBECONFIG=str(proxy.kubeconfig)),
     ):
         apply([scenario.before for scenario, _ in chosen])
         settled([is_ready if scenario.before is not None else None for scenario, _ in chosen])
@@ -378,10 +372,10 @@ def test_deleted_while_it_is_away(control_plane: ControlPlane, tmp_path: Path) -
     kubectl = new_namespace(control_plane)
 
     def settled() -> None:
-        eventually(lambda: Snapshot(kubectl).is_settled(kubectl.namespace, is_ready), seconds=60)
+        eventually(lambda: Snapshot(kubectl).is_settled(kubectl.namespace, is_ready))
 
     def deleted() -> None:
-        kubectl("delete", "llmdep", NAME, "--timeout=30s")
+        kubectl("delete", "llmdep", NAME, "--timeout=120s")
         eventually(lambda: not kubectl.list(",".join(KINDS), "-l", f"{INSTANCE}={NAME}"))
 
     with (

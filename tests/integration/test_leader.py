@@ -4,9 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,11 @@ from tests.integration.test_lifecycle import server, wait_ready
 from tests.kubectl import Kubectl, an_llmdeployment, eventually
 
 LEASE = "llm-operator"
-LEASE_SECONDS = 15
+Scenario = Callable[[ControlPlane, Kubectl, Kubectl, Path], None]
+
+
+class StoodStill(Exception):
+    """A lease was lost that nobody took: this machine stood still for ten seconds."""
 
 
 class Operator:
@@ -58,13 +63,18 @@ class Operator:
         """What it wrote, or tried to, besides the lease."""
         return [one for one in self.proxy.writes(since=since) if one.call.resource != "leases"]
 
+    def lost_its_lease(self) -> bool:
+        """Whether it could not renew its lease, or not give it up."""
+        log = self.log.read_text()
+        return "ending at once" in log or "could not be given up" in log
+
     def end(self) -> None:
         """Whatever state it is in."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
             try:
-                self.process.wait(timeout=30)
+                self.process.wait(timeout=120)
             finally:
                 self.process.kill()
 
@@ -83,15 +93,43 @@ def running(plane: ControlPlane, folder: Path, *names: str) -> Iterator[list[Ope
                     yield [operator, *rest]
             else:
                 yield [operator]
+        except AssertionError as error:
+            if operator.lost_its_lease():
+                raise StoodStill from error
+            raise
         finally:
             operator.end()
+
+
+def thrice_at_most(scenario: Scenario) -> Scenario:
+    """A test that begins anew where this machine stood still."""
+
+    @wraps(scenario)
+    def test(control_plane: ControlPlane, kubectl: Kubectl, lease: Kubectl, tmp_path: Path) -> None:
+        for is_last in (False, False, True):
+            folder = tmp_path / uuid.uuid4().hex
+            folder.mkdir()
+            try:
+                scenario(control_plane, kubectl, lease, folder)
+                return
+            except StoodStill:
+                if is_last:
+                    raise
+            kubectl("delete", "llmdep", "--all", "--cascade=foreground")
+            nobody_holds(lease)
+
+    return test
+
+
+def nobody_holds(lease: Kubectl) -> None:
+    lease("delete", "lease", LEASE, "--ignore-not-found")
 
 
 @pytest.fixture
 def lease(control_plane: ControlPlane) -> Kubectl:
     """kubectl in the namespace of the Lease, which nobody holds."""
     kubectl = control_plane.kubectl("llm-operator-system")
-    kubectl("delete", "lease", LEASE, "--ignore-not-found")
+    nobody_holds(kubectl)
     return kubectl
 
 
@@ -100,6 +138,7 @@ def holder(kubectl: Kubectl) -> str:
     return str((found or {}).get("spec", {}).get("holderIdentity", ""))
 
 
+@thrice_at_most
 def test_only_the_leader_writes_and_at_its_end_the_other_goes_on(
     control_plane: ControlPlane, kubectl: Kubectl, lease: Kubectl, tmp_path: Path
 ) -> None:
@@ -107,22 +146,23 @@ def test_only_the_leader_writes_and_at_its_end_the_other_goes_on(
         kubectl.apply(an_llmdeployment("one"))
         wait_ready(kubectl, "one")
         assert holder(lease) == "a"
-        assert b.is_ready(), "who stands by is ready"
+        eventually(b.is_ready)  # though it only stands by
         assert (a.writes() != [], b.writes()) == (True, [])
-        # Told to end, it gives the lease up.
+        # Told to end, it gives the lease up: it does not have to run out.
+        b.process.send_signal(signal.SIGSTOP)
         a.process.terminate()
-        start = time.monotonic()
-        eventually(lambda: holder(lease) == "b", seconds=LEASE_SECONDS)
-        took = time.monotonic() - start
-        assert a.process.wait(timeout=30) == 0
+        assert a.process.wait(timeout=120) == 0
+        assert holder(lease) == ""
+        b.process.send_signal(signal.SIGCONT)
+        eventually(lambda: holder(lease) == "b")
         written = len(a.proxy.writes())
         kubectl.apply(an_llmdeployment("two"))
         wait_ready(kubectl, "two")
         assert b.writes() != []
         assert len(a.proxy.writes()) == written
-        assert took < LEASE_SECONDS, "it did not have to run out"
 
 
+@thrice_at_most
 def test_the_lease_of_one_that_was_killed_runs_out(
     control_plane: ControlPlane, kubectl: Kubectl, lease: Kubectl, tmp_path: Path
 ) -> None:
@@ -131,11 +171,12 @@ def test_the_lease_of_one_that_was_killed_runs_out(
         a.process.kill()
         a.process.wait()
         kubectl.apply(an_llmdeployment())
-        eventually(lambda: holder(lease) == "b", seconds=3 * LEASE_SECONDS)
+        eventually(lambda: holder(lease) == "b")
         wait_ready(kubectl)
         assert b.writes() != []
 
 
+@thrice_at_most
 def test_one_that_was_stopped_and_goes_on_ends_without_a_write(
     control_plane: ControlPlane, kubectl: Kubectl, lease: Kubectl, tmp_path: Path
 ) -> None:
@@ -146,17 +187,17 @@ def test_one_that_was_stopped_and_goes_on_ends_without_a_write(
         a.process.send_signal(signal.SIGSTOP)
         # There is work for it as soon as it wakes up.
         kubectl.patch("llmdep", "triage", {"spec": {"image": "other/server:2"}})
-        eventually(lambda: holder(lease) == "b", seconds=3 * LEASE_SECONDS)
+        eventually(lambda: holder(lease) == "b")
         wait_ready(kubectl)
         kubectl("delete", "service", "triage")
         eventually(lambda: kubectl.get("service", "triage"))
         written = len(a.proxy.writes())
         a.process.send_signal(signal.SIGCONT)
-        assert a.process.wait(timeout=30) == 1
+        assert a.process.wait(timeout=120) == 1
         assert (
             a.writes(since=0)[-1:] == [one for one in a.proxy.writes()[:written] if one.call.resource != "leases"][-1:]
         )
         assert holder(lease) == "b"
         assert "the lease" in a.log.read_text()
         assert server(kubectl)["image"] == "other/server:2"
-        assert b.is_ready()
+        eventually(b.is_ready)

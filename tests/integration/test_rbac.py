@@ -2,14 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.integration.conftest import OPERATOR, ROOT, ControlPlane, running_operator
-from tests.integration.test_cache import a_volume
+from tests.integration.test_cache import a_volume, release
 from tests.integration.test_rollback import INSTANCE, entries, is_rolled_back, new_namespace
 from tests.integration.test_rollback import says as told
 from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually, is_ready
@@ -62,11 +62,26 @@ def refused(requests: list[Manifest], user: str) -> list[str]:
 
 
 def wait_for(kubectl: Kubectl, check: object, name: str = "triage") -> None:
-    eventually(lambda: check(kubectl.get("llmdep", name)), seconds=60)  # type: ignore[operator]
+    eventually(lambda: check(kubectl.get("llmdep", name)))  # type: ignore[operator]
 
 
-def live_a_whole_life(kubectl: Kubectl) -> None:
-    """Everything the operator ever does."""
+def lead_for_a_moment(plane: ControlPlane, log: Path, **settings: str) -> None:
+    """Take the lease and give it up: what comes after is longer, and goes without, in case this machine stands still.
+
+    Once more if it stood still in this very moment, which costs a leader its lease, and its life.
+    """
+    settings |= {"LLMOP_LEADER_ELECTION": "true", "LLMOP_IDENTITY": "operator-of-the-tests"}
+    for is_last in (False, False, True):
+        try:
+            with running_operator(plane, log, **settings):  # type: ignore[arg-type]
+                return
+        except AssertionError:
+            if is_last or "ending at once" not in log.read_text():
+                raise
+
+
+def live_a_whole_life(kubectl: Kubectl, asked: Callable[[], set[Right]]) -> None:
+    """Everything the operator ever does; `asked` tells what it asked for so far."""
 
     def ready_again(**spec: object) -> None:
         kubectl.patch("llmdep", "triage", {"spec": spec})
@@ -89,26 +104,29 @@ def live_a_whole_life(kubectl: Kubectl) -> None:
     kubectl("create", "quota", "pods", "--hard=pods=1")
     eventually(lambda: "hard" in (kubectl.get("quota", "pods") or {}).get("status", {}))
     kubectl.patch("llmdep", "triage", {"spec": {"image": "registry.example.com/server:no-room"}})
-    wait_for(kubectl, told("Ready", "QuotaExceeded", "False"))
+    refused_by_quota = told("Ready", "QuotaExceeded", "False")
+    wait_for(kubectl, lambda found: refused_by_quota(found) or is_rolled_back(found))
     kubectl("delete", "quota", "pods")
     wait_for(kubectl, lambda found: is_ready(found) or is_rolled_back(found))
-    keep_a_model(kubectl)
-    kubectl("delete", "llmdep", "triage", "--timeout=30s")
-    eventually(lambda: not kubectl.list("deployments,services,pods,controllerrevisions"), seconds=90)
+    keep_a_model(kubectl, asked)
+    kubectl("delete", "llmdep", "triage", "--timeout=120s")
+    eventually(lambda: not kubectl.list("deployments,services,pods,controllerrevisions"))
 
 
-def keep_a_model(kubectl: Kubectl) -> None:
+def keep_a_model(kubectl: Kubectl, asked: Callable[[], set[Right]]) -> None:
     """A model is fetched by two, with progress, fails, is tried again; its claim changes owners."""
     kubectl.apply(a_volume(kubectl, "model-cache"))
-    spec: Manifest = {"mode": "qwen", "cache": {"deletionPolicy": "Delete"}, "model": {"revision": "slow-8"}}
+    spec: Manifest = {"mode": "qwen", "cache": {"deletionPolicy": "Delete"}, "model": {"revision": "held"}}
     kubectl.apply(an_llmdeployment("one", **spec), an_llmdeployment("two", **spec))
+    eventually(lambda: ("", "pods/log", "get") in asked())
+    release(kubectl)
     for name in ("one", "two"):
         wait_for(kubectl, is_ready, name)
     kubectl.patch("llmdep", "one", {"spec": {"model": {"revision": "code-22-RepositoryGated"}}})
     wait_for(kubectl, is_rolled_back, "one")
     kubectl.patch("llmdep", "one", {"spec": {"rollback": {"retryToken": "again"}}})
     wait_for(kubectl, lambda found: [one["attempts"] for one in found["status"]["rejected"]] == [2], "one")
-    kubectl("delete", "llmdep", "one", "two", "--timeout=30s")
+    kubectl("delete", "llmdep", "one", "two", "--timeout=120s")
     kubectl("delete", "pv", f"{kubectl.namespace}-model-cache", "--wait=false")
 
 
@@ -123,8 +141,9 @@ def test_every_right_is_used_and_none_is_missing(control_plane: ControlPlane, ku
     base = list(yaml.safe_load_all(kubectl("kustomize", str(ROOT / "deploy/kustomize/base"))))
     control_plane.kubectl("llm-operator-system")("delete", "lease", "llm-operator", "--ignore-not-found")
     start = entries(control_plane)
+    lead_for_a_moment(control_plane, tmp_path / "log")
     with running_operator(control_plane, tmp_path / "log"):
-        live_a_whole_life(kubectl)
+        live_a_whole_life(kubectl, lambda: used(control_plane.requests(since=start), OPERATOR))
     requests = control_plane.requests(since=start)
     assert refused(requests, OPERATOR) == []
     asked, may = used(requests, OPERATOR), granted(base, "llm-operator")
@@ -165,13 +184,14 @@ def test_a_role_is_enough_for_one_namespace(namespaced: tuple[Kubectl, ControlPl
     assert namespaces["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.namespace"
     start = entries(plane)
     settings = {"LLMOP_NAMESPACES": kubectl.namespace, "LLMOP_LEASE_NAMESPACE": kubectl.namespace}
+    lead_for_a_moment(plane, tmp_path / "log", **settings)
+    assert kubectl.get("lease", "llm-operator") is not None
     with running_operator(plane, tmp_path / "log", **settings):
         kubectl.apply(an_llmdeployment())
         wait_for(kubectl, is_ready)
         kubectl.patch("llmdep", "triage", {"spec": {"image": "kwok/crash:1"}})
         wait_for(kubectl, is_rolled_back)
         assert condition(kubectl.get("llmdep", "triage"), "Available")["status"] == "True"
-        assert kubectl.get("lease", "llm-operator") is not None
     requests = plane.requests(since=start)
     assert refused(requests, account) == []
     assert {

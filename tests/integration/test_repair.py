@@ -168,9 +168,9 @@ def test_an_edit_that_comes_back_again_and_again_is_told_and_slowed_down(kubectl
         both = {condition(found, kind).get("reason") for kind in ("Ready", "Stalled")}
         return both == {"DriftNotRepaired"}
 
-    eventually(told)
+    eventually(told, seconds=180)
     kubectl("delete", "deployment", "triage")
-    eventually(lambda: kubectl.get("deployment", "triage"), seconds=10)
+    eventually(lambda: kubectl.get("deployment", "triage"))
     wait_ready(kubectl)
     assert reason(kubectl, "Stalled") is None
     deployment = kubectl.get("deployment", "triage")

@@ -45,7 +45,7 @@ def test_what_happened_while_it_was_away_is_made_good(
             create_ready(kubectl, name)
     kubectl("delete", "deployment", "a")
     kubectl.patch("llmdep", "b", {"spec": {"image": "new/server:2"}})
-    kubectl("delete", "llmdep", "c", "--timeout=20s")
+    kubectl("delete", "llmdep", "c", "--timeout=120s")
     kubectl.apply(an_llmdeployment("d"))
     eventually(lambda: kubectl.get("deployment", "c") is None)
     with running_operator(control_plane, log):
@@ -72,7 +72,7 @@ def test_a_killed_operator_leaves_nothing_that_the_next_one_cannot_finish(
                 )
                 time.sleep(pause)
                 process.send_signal(signal.SIGKILL)
-                process.wait(timeout=10)
+                process.wait(timeout=120)
         except AssertionError:
             assert process.returncode == -signal.SIGKILL
     with running_operator(control_plane, log):
