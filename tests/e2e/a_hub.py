@@ -47,7 +47,7 @@ def running(kubectl: Kubectl, image: str) -> Iterator[str]:
 
 
 def release(kubectl: Kubectl, hub: str) -> None:
-    """Let the weights of tiny/held go on. `hub`: the address that `running` gave."""
+    """Let the weights of tiny/held that are on their way go on. `hub`: the address that `running` gave."""
     namespace = hub.split(".")[1]
     kubectl("exec", NAME, "--namespace", namespace, "--", "sh", "-c", "kill -USR1 1")
 

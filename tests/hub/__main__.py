@@ -1,13 +1,14 @@
 """`python -m tests.hub`: repositories that each have one fault, for tests in a cluster.
 
 Prints one JSON line with the address once it listens. GET /_served tells the bytes that left, by address.
-SIGUSR1 lets the weights of tiny/held go on, which stop halfway until then.
+The weights of tiny/held stop halfway; SIGUSR1 lets those go on that are on their way.
 """
 
 import argparse
 import json
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.hub.checkpoint import a_checkpoint
@@ -17,15 +18,14 @@ WEIGHTS = ".safetensors"
 TOKEN = "hf_test"
 
 
-def add_repositories(hub: Hub, *, released: threading.Event, large: int, line: float | None) -> None:
+def add_repositories(hub: Hub, *, hold: Callable[[], object], large: int, line: float | None) -> None:
     """One model, under one name per fault; and one of so many bytes, if any."""
     files = a_checkpoint(padding=4_000_000)
-    hub.add("tiny/held", files, answers={WEIGHTS: Answer(at=(2_000_000, released.wait))})
+    hub.add("tiny/held", files, answers={WEIGHTS: Answer(at=(2_000_000, hold))})
     hub.add("tiny/qwen3", files)
     hub.add("tiny/other", a_checkpoint(seed=1))
     hub.add("tiny/gated", files, gated=True)
     hub.add("tiny/private", files, private=True)
-    hub.add("tiny/slow", files, answers={WEIGHTS: Answer(bytes_per_second=500_000)})
     hub.add("tiny/stalled", files, answers={WEIGHTS: Answer(stall_at=65_536)})
     hub.add("tiny/damaged", files, answers={WEIGHTS: Answer(flip_at=1000)})
     hub.add("tiny/limited", files, answers={"": Answer(status=429, headers={"Retry-After": "1"})})
@@ -46,12 +46,17 @@ def main() -> None:
     options = parser.parse_args()
     stopped, released = threading.Event(), threading.Event()
     signal.signal(signal.SIGUSR1, lambda *_: released.set())
+
+    def hold() -> None:
+        released.clear()
+        released.wait()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     with a_hub(
         host=options.host, port=options.port, cdn_host=options.cdn_host, tls=options.tls, tokens=(TOKEN,)
     ) as hub:
-        add_repositories(hub, released=released, large=options.large, line=options.line)
+        add_repositories(hub, hold=hold, large=options.large, line=options.line)
         print(json.dumps({"event": "listening", "url": hub.url}), flush=True)
         stopped.wait()
 
