@@ -7,7 +7,6 @@ is pinned between this decision and the deletion was fetched within the grace pe
 
 import hashlib
 import json
-from collections.abc import Iterable
 from datetime import timedelta
 from re import fullmatch
 
@@ -43,10 +42,8 @@ def prune_actions(observation: Observation, spec: LLMDeploymentSpec, goes: Cours
     around, claim, cache = observation.neighbourhood, observation.claim, spec.used_cache
     if around is None or claim is None or cache is None or not may_be_pruned(cache, claim):
         return []
-    if not _is_at_rest(observation, goes) or obstacle(around, cache) is not None:
-        return []
-    keep = models_to_keep(around.revisions)
-    if keep is None:
+    keep = models_to_keep(around, cache)
+    if isinstance(keep, str) or not _is_at_rest(observation, goes):
         return []
     digest = _digest(claim, keep)
     annotations = claim["metadata"].get("annotations")
@@ -68,35 +65,26 @@ def may_be_pruned(cache: Cache, claim: Manifest) -> bool:
     return cache.prune == "Unused" and names.is_managed(claim) and is_bound and not is_going(claim)
 
 
-def obstacle(around: Neighbourhood, cache: Cache) -> str | None:
-    """Why nothing will be pruned until somebody changes something, in words."""
+def models_to_keep(around: Neighbourhood, cache: Cache) -> frozenset[str] | str:
+    """The models that revisions are pinned to, as folders below the cache, whatever became of the revisions.
+
+    A text, for people, where that is not known for sure: why nothing is deleted until somebody changes something.
+    """
     if not all(_agrees(other, cache.claim_name) for other in around.specs):
         return "another LLMDeployment names the claim without `cache.prune: Unused`"
     if not all(map(_is_valid, around.specs)):
         return "the spec of another LLMDeployment in the namespace is not valid, so what it needs is not known"
-    doubtful = [one["metadata"]["name"] for one in around.revisions if not _can_be_read(one)]
-    if doubtful:
-        return f"ControllerRevision {min(doubtful)} cannot be read, so the model it needs is not known"
-    if models_to_keep(around.revisions) is None:
-        return f"of those that are needed there are more than {MOST_MODELS}"
-    return None
-
-
-def models_to_keep(revisions: Iterable[Manifest]) -> frozenset[str] | None:
-    """The models that revisions are pinned to, as folders below the cache, whatever became of the revisions.
-
-    None where that is not known for sure, or where there are none.
-    """
     keep = set()
-    for one in revisions:
-        annotation = one["metadata"].get("annotations", {}).get(names.MODEL)
-        if annotation is None:
-            continue
-        folder = _folder(annotation)
-        if folder is None:
-            return None
-        keep.add(folder)
-    return frozenset(keep) if 0 < len(keep) <= MOST_MODELS else None
+    for one in around.revisions:
+        pin = one["metadata"].get("annotations", {}).get(names.MODEL)
+        folder = "" if pin is None else _folder(pin)
+        if parse_revision(one) is None or folder is None:
+            return f"ControllerRevision {one['metadata']['name']} cannot be read, so what it needs is not known"
+        if folder:
+            keep.add(folder)
+    if not 0 < len(keep) <= MOST_MODELS:
+        return f"{len(keep)} models are needed, and not 1 to {MOST_MODELS}"
+    return frozenset(keep)
 
 
 def build_prune(
@@ -151,11 +139,6 @@ def _is_valid(spec: Manifest) -> bool:
     except ValidationError:
         return False
     return True
-
-
-def _can_be_read(live: Manifest) -> bool:
-    pin = live["metadata"].get("annotations", {}).get(names.MODEL)
-    return parse_revision(live) is not None and (pin is None or _folder(pin) is not None)
 
 
 def _folder(pin: str) -> str | None:

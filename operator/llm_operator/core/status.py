@@ -108,11 +108,11 @@ def _model_cached(view: View) -> Finding | None:
                 "fetched again.",
             )
         model, around = declared.model, view.observation.neighbourhood
-        kept = None if around is None else prune.obstacle(around, cache)
+        needed = None if around is None else prune.models_to_keep(around, cache)
         return Finding(
             Reason.MODEL_READY,
             f"{model.repository} at {model.commit} is in PersistentVolumeClaim {cache.claim_name}."
-            + ("" if kept is None else f" Models that nobody needs are kept: {kept}."),
+            + (f" Models that nobody needs are kept: {needed}." if isinstance(needed, str) else ""),
         )
     rejected = view.rejected
     if rejected is not None:

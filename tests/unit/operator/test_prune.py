@@ -13,7 +13,7 @@ from llm_operator.core import names
 from llm_operator.core.cached_model import CachedModel, encode
 from llm_operator.core.model import Amend, Make, Neighbourhood, Observation
 from llm_operator.core.plan import plan
-from llm_operator.core.prune import DEADLINE_SECONDS, GRACE_SECONDS, MOST_MODELS, models_to_keep
+from llm_operator.core.prune import DEADLINE_SECONDS, GRACE_SECONDS, MOST_MODELS
 from llm_operator.core.revision import State
 from llm_operator.core.status import build_status
 from tests.unit.operator.builders import (
@@ -209,11 +209,10 @@ def test_a_record_that_cannot_be_read_keeps_everything(harm: Any) -> None:
 
 def test_too_many_models_for_one_list_are_all_kept() -> None:
     many = [pinned(f"a--b/{number:040x}").live for number in range(MOST_MODELS + 1)]
-    assert f"more than {MOST_MODELS}" in told(at_rest(*many))
+    assert f"not 1 to {MOST_MODELS}" in told(at_rest(*many))
     assert job_of(at_rest(*many)) is None
-    assert models_to_keep(many) is None
-    assert len(models_to_keep(many[1:]) or ()) == MOST_MODELS
-    assert models_to_keep([]) is None
+    # One more is its own.
+    assert len(kept(job_of(at_rest(*many[2:])))) == MOST_MODELS
 
 
 # Once for each set of models.
