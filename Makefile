@@ -20,6 +20,8 @@ LOOK := .venv/.look
 KERNELS := hatch_build.py inference_server/engine/qwen/kernels.c
 REINSTALL := --reinstall-package llm-operator
 PYTEST := $(BIN)/pytest --durations=10
+# A process for each processor; more than four want more memory than they save time.
+PARALLEL := -n logical --maxprocesses=4
 # Decisions without I/O, covered to the last branch.
 PURE_FETCH := failures keep layout ownership plan progress ready retry
 PURE_ENGINE := admission hardware sampling scheduler thinking writer
@@ -73,7 +75,7 @@ check: $(SETUP) ## Format, lint, types, import rules, the CI workflow
 .PHONY: unit
 unit: $(SETUP) ## Fast tests, no cluster; all decisions are covered to the last branch
 	@echo "==> Unit tests"
-	$(PYTEST) -m "not integration and not e2e" \
+	$(PYTEST) $(PARALLEL) --dist worksteal -m "not integration and not e2e" \
 		--cov=llm_operator.core $(PURE_FETCH:%=--cov=inference_server.fetch.%) \
 		$(PURE_ENGINE:%=--cov=inference_server.engine.qwen.%) \
 		--cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
