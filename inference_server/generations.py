@@ -99,7 +99,8 @@ class Generations:
 class _Watchdog:
     """Ends a wait for the engine once the time of the request is long over. Only the wait: a client may read slowly.
 
-    One timer for all of it: a timeout for each piece takes longer than the mock takes to answer.
+    One timer for all of it, which begins when the request first waits: a timeout for each piece takes longer than the
+    mock takes to answer.
     """
 
     def __init__(self, request: GenerationRequest, patience_seconds: float) -> None:
@@ -108,9 +109,10 @@ class _Watchdog:
         self._task = task
         self.waiting = True
         self._barked = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         if request.deadline_seconds is not None:
-            self._look_in(request.deadline_seconds + patience_seconds)
+            longest = request.deadline_seconds + patience_seconds
+            self._timer = asyncio.get_running_loop().call_soon(self._look_in, longest)
 
     def caused(self) -> bool:
         """Of a cancellation: whether it is its own, and nobody else's too. Asked once."""
