@@ -42,8 +42,10 @@ def prune_actions(observation: Observation, spec: LLMDeploymentSpec, goes: Cours
     around, claim, cache = observation.neighbourhood, observation.claim, spec.used_cache
     if around is None or claim is None or cache is None or not may_be_pruned(cache, claim):
         return []
+    if not _is_at_rest(observation, goes):
+        return []
     keep = models_to_keep(around, cache)
-    if isinstance(keep, str) or not _is_at_rest(observation, goes):
+    if isinstance(keep, str):
         return []
     digest = _digest(claim, keep)
     annotations = claim["metadata"].get("annotations")

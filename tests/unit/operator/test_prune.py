@@ -215,6 +215,12 @@ def test_too_many_models_for_one_list_are_all_kept() -> None:
     assert len(kept(job_of(at_rest(*many[2:])))) == MOST_MODELS
 
 
+def test_where_no_model_is_known_to_be_needed_nothing_is_pruned() -> None:
+    observation = at_rest(neighbourhood=Neighbourhood((), (), ()))
+    assert job_of(observation) is None
+    assert "0 models are needed" in told(observation)
+
+
 # Once for each set of models.
 
 
