@@ -5,7 +5,7 @@ import pytest
 from tests.e2e import a_hub, client
 from tests.e2e.model_image import model_image
 from tests.e2e.steps import edit, example, triage, wait_ready
-from tests.kubectl import Kubectl, Manifest
+from tests.kubectl import Kubectl, Manifest, eventually
 
 REPOSITORY = "tiny/qwen3"
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
@@ -45,6 +45,8 @@ def test_from_mock_to_qwen_and_back_no_request_is_lost(kubectl: Kubectl, hub: st
     with client.nothing_lost(kubectl):
         # Every answer of four clients at once is waited for, also on a slow machine.
         edit(kubectl, {**qwen(hub, image), "generation": {"maxNewTokens": 64}})
-        assert wait_ready(kubectl, seconds=600)["status"]["mode"] == "qwen"
+        wait_ready(kubectl, seconds=600)
+        eventually(lambda: triage(kubectl)["status"]["mode"] == "qwen")
         edit(kubectl, {"mode": "mock", "image": None, "generation": None, "resources": example()["spec"]["resources"]})
-        assert wait_ready(kubectl)["status"]["mode"] == "mock"
+        wait_ready(kubectl)
+        eventually(lambda: triage(kubectl)["status"]["mode"] == "mock")

@@ -67,8 +67,8 @@ def test_every_example_becomes_ready(kubectl: Kubectl, path: Path) -> None:
     kubectl("patch", "pv", f"{kubectl.namespace}-model-cache", "-p", '{"spec":{"storageClassName":"efs-sc"}}')
     kubectl("apply", "-f", str(path))
     for example in yaml.safe_load_all(path.read_text()):
-        found = wait_for(kubectl, is_ready, example["metadata"]["name"])
-        assert found["status"]["mode"] == example["spec"]["mode"]
+        name, mode = example["metadata"]["name"], example["spec"]["mode"]
+        wait_for(kubectl, lambda found, mode=mode: is_ready(found) and found["status"].get("mode") == mode, name)
     assert len(jobs(kubectl)) == ("cache:" in path.read_text())
 
 

@@ -558,7 +558,14 @@ class LLMDeploymentStatus(ApiModel):
     mode: str | None = Field(
         None,
         max_length=64,
-        description="Mode of the active revision; after a rollback it is not the declared one.",
+        description="Mode of the replicas that answer: during a roll-out and after a rollback not the declared one. "
+        "`mock,qwen` while replicas of both do; absent while none does.",
+    )
+    serving_revision: str | None = Field(
+        None,
+        max_length=256,
+        description="Revision of the replicas that answer; several, separated by commas, that of the most replicas "
+        "first, while one takes another's place; absent while none does.",
     )
     model: ModelStatus | None = Field(
         None, description="Model of the active revision; until there is one, of the declared one. Absent for a mock."
@@ -672,16 +679,16 @@ PRINTER_COLUMNS: list[dict[str, Any]] = [
     {
         "name": "Revision",
         "type": "string",
-        "jsonPath": ".status.activeRevision",
+        "jsonPath": ".status.servingRevision",
         "priority": 1,
-        "description": "Revision that the Deployment has been given.",
+        "description": "Revision of the replicas that answer.",
     },
     {
         "name": "Serving",
         "type": "string",
         "jsonPath": ".status.mode",
         "priority": 1,
-        "description": "Mode of that revision.",
+        "description": "Mode of the replicas that answer.",
     },
     {
         "name": "Message",

@@ -5,6 +5,7 @@ present, the others only while true, so that kstatus (Flux, Argo CD, Helm) reads
 was rolled back is Stalled, not in progress for ever.
 """
 
+from collections import Counter
 from typing import get_args
 
 from llm_operator.api.conditions import ConditionType, Finding, Reason
@@ -38,6 +39,8 @@ COMING_UP = frozenset({Reason.ROLLING_OUT, Reason.SOAKING, Reason.MODEL_FETCHING
 READY = frozenset({Reason.ALL_REPLICAS_READY, Reason.SCALED_TO_ZERO})
 REJECTED_SHOWN = 5
 MESSAGE_SHOWN = 4096
+# Of a pipeline gone wild more revisions than these may answer at once.
+SERVING_SHOWN = 4
 
 
 def build_status(observation: Observation, obstacle: Finding | None) -> Manifest:
@@ -54,9 +57,7 @@ def build_status(observation: Observation, obstacle: Finding | None) -> Manifest
         **_revisions(view),
     }
     status |= {key: told for key, told in (("model", _model(view)), ("cache", _cache(view))) if told is not None}
-    mode = _applied_mode(view.deployment)
-    if mode is not None:
-        status["mode"] = mode
+    status |= _serving(view)
     if observation.service is not None and controls(parent, observation.service):
         status["url"] = names.url(parent.name, parent.namespace)
     return status
@@ -164,8 +165,7 @@ def _rejected(revision: Revision) -> Manifest:
 def _availability(view: View) -> Finding:
     answering = view.counts.get("readyReplicas", 0)
     if answering:
-        pods = [pod for pod in view.observation.pods if is_ready(pod) and not is_going(pod)]
-        of = sorted({revision for pod in pods if (revision := names.revision_of(pod)) is not None})
+        of = _answering(view)
         which = f" of revision {' and '.join(of)}" if of else ""
         return Finding(Reason.SOME_REPLICAS_AVAILABLE, f"{answering} replicas{which} answer requests.")
     if view.deployment is not None and view.replicas == 0:
@@ -282,10 +282,37 @@ def _condition(
     }
 
 
-def _applied_mode(deployment: Manifest | None) -> str | None:
-    if deployment is None:
-        return None
-    for container in deployment["spec"]["template"]["spec"]["containers"]:
+def _serving(view: View) -> Manifest:
+    """What answers requests, which during a roll-out is not yet what is declared; nothing where no replica does."""
+    revisions = _answering(view)[:SERVING_SHOWN]
+    if not revisions:
+        return {}
+    modes = [mode for revision in revisions if (mode := _mode(view, revision)) is not None]
+    told = {"servingRevision": ",".join(revisions), "mode": ",".join(dict.fromkeys(modes))}
+    return {key: value for key, value in told.items() if value}
+
+
+def _answering(view: View) -> list[str]:
+    """Revisions of the replicas that answer, the one with the most of them first."""
+    if view.deployment is None:
+        return []
+    pods = [pod for pod in view.observation.pods if is_ready(pod) and not is_going(pod)]
+    count = Counter(revision for pod in pods if (revision := names.revision_of(pod)) is not None)
+    return sorted(count, key=lambda revision: (-count[revision], revision))
+
+
+def _mode(view: View, revision: str) -> str | None:
+    """The mode that the pods of a revision were given: by its record, or by the Deployment if that is lost."""
+    recorded = None if view.course is None else view.course.history.get(revision)
+    if recorded is not None:
+        return _mode_of(recorded.template)
+    if view.deployment is not None and names.revision_of(view.deployment) == revision:
+        return _mode_of(view.deployment["spec"]["template"])
+    return None
+
+
+def _mode_of(template: Manifest) -> str | None:
+    for container in template["spec"]["containers"]:
         for variable in container.get("env", []):
             if variable["name"] == "LLM_MODE" and variable.get("value") in get_args(Mode):
                 return str(variable["value"])

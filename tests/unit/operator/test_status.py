@@ -15,7 +15,7 @@ from llm_operator.core.model import InvalidSpec, Observation
 from llm_operator.core.names import Manifest
 from llm_operator.core.plan import plan
 from llm_operator.core.revision import Revision, State
-from llm_operator.core.status import READY, REJECTED_SHOWN, build_status, is_news
+from llm_operator.core.status import READY, REJECTED_SHOWN, SERVING_SHOWN, build_status, is_news
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,
@@ -283,7 +283,7 @@ def test_the_mock_that_serves_is_told_as_what_it_is() -> None:
         "Degraded": ("True", "FallbackServes"),
     }
     assert f"the mock of revision {mock.hash}" in messages(observation)["Ready"]
-    assert status_of(observation)["mode"] == "mock"
+    assert status_of(replace(observation, pods=serving(mock)))["mode"] == "mock"
 
 
 def test_a_mock_on_its_way_serves_nothing_yet() -> None:
@@ -410,7 +410,7 @@ def test_nothing_is_told_of_revisions_that_are_not_known() -> None:
 
 
 def test_a_spec_that_cannot_be_read_still_has_what_serves_told() -> None:
-    observation = running(SPEC, GOOD)
+    observation = running(SPEC, GOOD, pods=serving(GOOD))
     observation = replace(observation, parent=replace(observation.parent, spec=InvalidSpec(("why",))))
     finding = plan(observation, SETTINGS).obstacle
     status = status_of(observation, finding)
@@ -419,7 +419,7 @@ def test_a_spec_that_cannot_be_read_still_has_what_serves_told() -> None:
         **AVAILABLE,
         "Stalled": ("True", "InvalidSpec"),
     }
-    assert (status["mode"], status["readyReplicas"]) == ("mock", 2)
+    assert (status["mode"], status["servingRevision"], status["readyReplicas"]) == ("mock", GOOD.hash, 2)
     assert "desiredRevision" not in status
 
 
@@ -430,7 +430,7 @@ def test_of_a_spec_that_cannot_be_read_nothing_is_claimed() -> None:
 
 
 def test_a_foreign_deployment_gives_neither_replicas_nor_availability() -> None:
-    observation = running(SPEC, GOOD)
+    observation = running(SPEC, GOOD, pods=serving(GOOD))
     assert observation.deployment is not None
     observation.deployment["metadata"]["ownerReferences"] = []
     status = status_of(observation, Finding(Reason.NAME_CONFLICT, "why"))
@@ -448,21 +448,62 @@ def test_a_foreign_service_has_no_url() -> None:
     assert "url" not in status_of(observation)
 
 
+MODEL_SPEC = a_spec(replicas=2, mode="qwen", model={"source": "image"})
+MODEL = a_revision(number=2, spec=MODEL_SPEC)
+
+
+def answers_of(observation: Observation) -> tuple[str | None, str | None]:
+    status = status_of(observation)
+    return status.get("mode"), status.get("servingRevision")
+
+
+def test_during_a_roll_out_what_answers_is_told_and_not_what_was_applied() -> None:
+    coming = a_pod("new", of=MODEL)
+    observation = running(MODEL_SPEC, MODEL, GOOD, counts=SURGED, pods=(*serving(GOOD, GOOD), coming))
+    assert status_of(observation)["activeRevision"] == MODEL.hash
+    assert answers_of(observation) == ("mock", GOOD.hash)
+
+
+def test_while_two_revisions_answer_both_are_told_that_of_the_most_replicas_first() -> None:
+    observation = running(MODEL_SPEC, MODEL, GOOD, pods=serving(MODEL, GOOD, GOOD))
+    assert answers_of(observation) == ("mock,qwen", f"{GOOD.hash},{MODEL.hash}")
+    observation = replace(observation, pods=serving(MODEL, MODEL, GOOD))
+    assert answers_of(observation) == ("qwen,mock", f"{MODEL.hash},{GOOD.hash}")
+    both = a_revision(number=3, spec=a_spec(replicas=2, image="b:1"))
+    observation = running(SPEC, GOOD, both, pods=serving(GOOD, both))
+    assert answers_of(observation)[0] == "mock"
+
+
+def test_a_pipeline_gone_wild_is_told_in_a_few_words() -> None:
+    many = [a_revision(number=number, spec=a_spec(image=f"i:{number}")) for number in range(9)]
+    mode, revisions = answers_of(running(SPEC, *many, pods=serving(*many)))
+    assert revisions is not None
+    assert (mode, len(revisions.split(","))) == ("mock", SERVING_SHOWN)
+
+
+@pytest.mark.parametrize("pods", [(), (a_pod(of=GOOD),), (going(a_pod(of=GOOD, ready=True)),), (a_pod(ready=True),)])
+def test_where_no_replica_answers_nothing_is_told_to_serve(pods: tuple[Manifest, ...]) -> None:
+    assert answers_of(running(SPEC, GOOD, counts=NOTHING_UP, pods=pods)) == (None, None)
+
+
 @pytest.mark.parametrize("env", [[], [{"name": "OTHER", "value": "mock"}], [{"name": "LLM_MODE", "value": "by hand"}]])
 def test_a_mode_that_is_none_is_not_told(env: list[dict[str, str]]) -> None:
-    observation = running(SPEC, GOOD)
+    observation = replace(running(SPEC, GOOD, pods=serving(GOOD)), revisions=())
     assert observation.deployment is not None
-    assert status_of(observation)["mode"] == "mock"
+    assert status_of(observation)["mode"] == "mock", "by what the Deployment says: the record is lost"
     observation.deployment["spec"]["template"]["spec"]["containers"][0]["env"] = env
-    assert "mode" not in status_of(observation)
+    assert answers_of(observation) == (None, GOOD.hash)
     observation.deployment["spec"]["template"]["spec"]["containers"] = []
-    assert "mode" not in status_of(observation)
+    assert answers_of(observation) == (None, GOOD.hash)
+    observation.deployment["metadata"]["annotations"] = {}
+    assert answers_of(observation) == (None, GOOD.hash)
 
 
 def test_after_a_rollback_the_mode_is_that_of_what_runs() -> None:
     spec = a_spec(mode="qwen")
     bad = a_revision(State.REJECTED, number=2, spec=spec)
-    assert status_of(running(spec, a_revision(State.GOOD), bad))["mode"] == "mock"
+    good = a_revision(State.GOOD)
+    assert status_of(running(spec, good, bad, pods=serving(good)))["mode"] == "mock"
 
 
 def test_every_condition_speaks_about_the_generation_that_was_read() -> None:
