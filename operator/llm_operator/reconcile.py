@@ -9,6 +9,7 @@ from llm_operator.act import Actor, Outcome
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.core.fetch import parse_progress
 from llm_operator.core.gate import PROGRESS_SECONDS, current_fetch
+from llm_operator.core.hand_edits import HandEdit, hand_edit
 from llm_operator.core.model import Action, Apply, Judge, Observation, Plan, Progress, Settings, Suspicion
 from llm_operator.core.names import FETCH_CONTAINER
 from llm_operator.core.plan import plan
@@ -86,6 +87,7 @@ class Reconciler:
         self._suspicions: dict[Key, Suspicion] = {}
         self._behind: set[Key] = set()
         self._told: dict[Key, float] = {}  # When a status was written last.
+        self._edits: dict[Key, HandEdit] = {}  # Put back, and not told yet.
         self._fetches: dict[
             str, tuple[float, Progress | None]
         ] = {}  # uid of the Job: when its log was read, what it said
@@ -112,10 +114,11 @@ class Reconciler:
         self._remember(key, decided.suspicion)
         if observation is None or observation.parent.deleting:
             self._told.pop(key, None)
+            self._edits.pop(key, None)
             return Result()
         decided = self._without_futile_repairs(observation, decided)
         outcome = await self._actor.carry_out(observation, decided)
-        self._note(outcome)
+        self._note(key, outcome)
         pause = self._pause(observation)
         later = await self._tell(key, outcome)
         stuck = outcome.obstacle is not None and outcome.obstacle.reason in FUTILE
@@ -124,7 +127,8 @@ class Reconciler:
 
     async def _tell(self, key: Key, outcome: Outcome) -> float:
         """Write the status; seconds to wait if that is put off: what is no news is told once in a while."""
-        old, status = outcome.observation.parent.status, build_status(outcome.observation, outcome.obstacle)
+        old = outcome.observation.parent.status
+        status = build_status(outcome.observation, outcome.obstacle, self._edits.get(key))
         if status == old:
             return 0.0
         now = time.monotonic()
@@ -134,6 +138,7 @@ class Reconciler:
             return COUNTS_SECONDS - (now - last)
         if await self._actor.write_status(outcome.observation, status):
             self._told[key] = time.monotonic()
+            self._edits.pop(key, None)
         return 0.0
 
     async def _observe(self, key: Key, *, live: bool) -> Observation | None:
@@ -182,7 +187,10 @@ class Reconciler:
         rest = tuple(action for action in decided.actions if not _is_repair(action))
         return dataclasses.replace(decided, actions=rest, obstacle=_changed_back(repairs[0]))
 
-    def _note(self, outcome: Outcome) -> None:
+    def _note(self, key: Key, outcome: Outcome) -> None:
+        edit = _put_back(outcome)
+        if edit is not None:
+            self._edits[key] = edit
         if any(isinstance(action, Apply) and action.live is not None for action in outcome.done):
             parent = outcome.observation.parent
             self.repairs.spend(parent.uid, parent.generation, time.monotonic())
@@ -193,6 +201,13 @@ class Reconciler:
     def _pause(self, observation: Observation) -> float:
         parent = observation.parent
         return self.repairs.wait(parent.uid, parent.generation, time.monotonic())
+
+
+def _put_back(outcome: Outcome) -> HandEdit | None:
+    """What somebody had set by hand and this pass has put back."""
+    applied = (one for one in outcome.done if isinstance(one, Apply))
+    edits = (hand_edit(one.manifest, one.live) for one in applied if one.live is not None)
+    return next((edit for edit in edits if edit is not None), None)
 
 
 def _is_repair(action: Action) -> bool:

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     WAITING_FOR_DELETION = "WaitingForDeletion"
     APPLY_REFUSED = "ApplyRefused"
     DRIFT_NOT_REPAIRED = "DriftNotRepaired"
+    EDIT_REVERTED = "EditReverted"
 
     INVALID_IMAGE_NAME = "InvalidImageName"
     IMAGE_NOT_FOUND = "ImageNotFound"
@@ -117,6 +118,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.WAITING_FOR_DELETION: "Objects of an earlier LLMDeployment of the same name are still being deleted.",
     Reason.APPLY_REFUSED: "The API server refused an object the operator wanted to write; its words follow.",
     Reason.DRIFT_NOT_REPAIRED: "Somebody else changes the same field again and again; the message names it.",
+    Reason.EDIT_REVERTED: "Somebody edited a child by hand, which was put back (an event, and `status.reverted`).",
     Reason.INVALID_IMAGE_NAME: "The image reference cannot be parsed by the container runtime.",
     Reason.IMAGE_NOT_FOUND: "The registry has no such image, or the node must not pull and has none.",
     Reason.IMAGE_PULL_DENIED: "The registry refused the credentials, or asks for some.",

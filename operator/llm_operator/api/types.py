@@ -547,6 +547,19 @@ class CacheStatus(ApiModel):
     )
 
 
+class Reverted(ApiModel):
+    """An edit of a child by hand that was put back."""
+
+    field: str = Field(max_length=512, description="What was set.")
+    object: str = Field(max_length=512, description="Kind and name of the child.")
+    manager: str = Field(max_length=128, description="Who set it: kubectl-set, kubectl-rollout, kubectl-edit, ...")
+    time: str = Field(description="When it was put back.", json_schema_extra={"format": "date-time"})
+    observed_generation: int = Field(
+        description="The metadata.generation at that time.", json_schema_extra={"format": "int64"}
+    )
+    message: str = Field(max_length=2048, description="What happened, and which field of the LLMDeployment to edit.")
+
+
 class LLMDeploymentStatus(ApiModel):
     """What the operator observed. Written by the operator only."""
 
@@ -602,6 +615,11 @@ class LLMDeploymentStatus(ApiModel):
         None,
         max_length=512,
         description="Address of the Service inside the cluster; POST /triage is below it.",
+    )
+    reverted: Reverted | None = Field(
+        None,
+        description="The last edit of a child by hand (`kubectl set env`, `kubectl rollout undo`, ...), which was put "
+        "back: edit the LLMDeployment instead. Absent after its next edit, or after an hour.",
     )
     conditions: list[Condition] | None = Field(
         None,

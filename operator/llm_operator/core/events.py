@@ -34,6 +34,11 @@ def events_of(parent: Parent, status: Manifest, now: datetime) -> list[Manifest]
         before, after = old.get(kind, {}), new.get(kind)
         if after is not None and _is_worth_telling(kind, before, after):
             told.setdefault(after["reason"], _event(parent, status, kind, before, after, now))
+    reverted = status.get("reverted")
+    if reverted is not None and reverted != parent.status.get("reverted"):
+        edit = {"status": "True", "reason": Reason.EDIT_REVERTED, "message": reverted["message"]}
+        before = {"status": "False", "reason": reverted["time"]}
+        told[Reason.EDIT_REVERTED] = _event(parent, status, reverted["field"], before, edit, now)
     return list(told.values())
 
 
@@ -52,10 +57,8 @@ def _is_worth_telling(kind: ConditionType, before: Manifest, after: Manifest) ->
     return True
 
 
-def _event(
-    parent: Parent, status: Manifest, kind: ConditionType, before: Manifest, after: Manifest, now: datetime
-) -> Manifest:
-    good = kind is ConditionType.READY and after["status"] == "True"
+def _event(parent: Parent, status: Manifest, kind: str, before: Manifest, after: Manifest, now: datetime) -> Manifest:
+    good = kind == ConditionType.READY and after["status"] == "True"
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",

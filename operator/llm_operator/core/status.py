@@ -6,6 +6,7 @@ was rolled back is Stalled, not in progress for ever.
 """
 
 from collections import Counter
+from datetime import datetime, timedelta
 from typing import get_args
 
 from llm_operator.api.conditions import ConditionType, Finding, Reason
@@ -14,6 +15,7 @@ from llm_operator.core import names, prune
 from llm_operator.core.claim import problem
 from llm_operator.core.diagnosis import is_going, is_ready
 from llm_operator.core.gate import is_elsewhere
+from llm_operator.core.hand_edits import HandEdit
 from llm_operator.core.judge import fault_of, good_pods_fail
 from llm_operator.core.model import Observation
 from llm_operator.core.names import Manifest
@@ -41,10 +43,14 @@ REJECTED_SHOWN = 5
 MESSAGE_SHOWN = 4096
 # Of a pipeline gone wild more revisions than these may answer at once.
 SERVING_SHOWN = 4
+REVERTED_TOLD = timedelta(hours=1)
 
 
-def build_status(observation: Observation, obstacle: Finding | None) -> Manifest:
-    """The whole status; equal to the stored one when nothing worth telling changed."""
+def build_status(observation: Observation, obstacle: Finding | None, edit: HandEdit | None = None) -> Manifest:
+    """The whole status; equal to the stored one when nothing worth telling changed.
+
+    `edit` is what was put back in this pass.
+    """
     parent = observation.parent
     view = view_of(observation, obstacle)
     counts = view.counts
@@ -56,7 +62,8 @@ def build_status(observation: Observation, obstacle: Finding | None) -> Manifest
         "conditions": _conditions(view),
         **_revisions(view),
     }
-    status |= {key: told for key, told in (("model", _model(view)), ("cache", _cache(view))) if told is not None}
+    others = (("model", _model(view)), ("cache", _cache(view)), ("reverted", _reverted(observation, edit)))
+    status |= {key: told for key, told in others if told is not None}
     status |= _serving(view)
     if observation.service is not None and controls(parent, observation.service):
         status["url"] = names.url(parent.name, parent.namespace)
@@ -78,6 +85,24 @@ def is_news(old: Manifest, new: Manifest) -> bool:
     if "conditions" not in old:
         return not any(one["reason"] in COMING_UP for one in new["conditions"] if one["type"] == ConditionType.READY)
     return told(old) != told(new)
+
+
+def _reverted(observation: Observation, edit: HandEdit | None) -> Manifest | None:
+    """What was put back; told for an hour, or until the LLMDeployment is edited."""
+    parent, now = observation.parent, observation.now
+    if edit is not None:
+        return {
+            "field": edit.field,
+            "object": f"{edit.kind} {edit.name}",
+            "manager": edit.manager[:128],
+            "time": timestamp(now),
+            "observedGeneration": parent.generation,
+            "message": edit.message,
+        }
+    told: Manifest | None = parent.status.get("reverted")
+    if told is None or told["observedGeneration"] != parent.generation:
+        return None
+    return told if now - datetime.fromisoformat(told["time"]) < REVERTED_TOLD else None
 
 
 def _model(view: View) -> Manifest | None:
