@@ -93,7 +93,7 @@ kill $!
 
 step "It was rolled back"
 kubectl get llmdeployment triage \
-    -o jsonpath='{range .status.conditions[?(@.type=="RolledBack")]}{.reason}: {.message}{"\n"}{end}' | fold -s -w 120
+    -o jsonpath='{range .status.conditions[?(@.type=="Ready")]}{.reason}: {.message}{"\n"}{end}' | fold -s -w 120
 
 step "POST /triage still answers"
 ask

@@ -29,7 +29,7 @@ def test_a_model_is_fetched_with_progress_and_found_by_the_servers(kubectl: Kube
     a_hub.release(kubectl, hub)
     eventually(lambda: condition(triage(kubectl), "ModelCached").get("status") == "True")
     found = wait_rolled_back(kubectl, "CrashLoop")
-    assert "ModeNotSupported" in condition(found, "RolledBack")["message"], "and not ModelMissing"
+    assert "ModeNotSupported" in condition(found, "Ready")["message"], "and not ModelMissing"
 
 
 @pytest.mark.parametrize(

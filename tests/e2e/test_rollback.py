@@ -57,7 +57,7 @@ def check_rolled_back(
             edit(kubectl, {"rollout": {"progressDeadlineSeconds": 3}})
         found = wait_rolled_back(kubectl, why)
         assert servers(kubectl) == pods, "the good pod was there all the time"
-        for told in (condition(found, "Ready")["message"], condition(found, "RolledBack")["message"]):
+        for told in (condition(found, "Ready")["message"], found["status"]["rejected"][0]["message"]):
             assert [word for word in words if word not in told] == [], told
         edit_back(kubectl, broken, pods)
 

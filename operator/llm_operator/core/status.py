@@ -23,7 +23,7 @@ from llm_operator.core.ownership import controls
 from llm_operator.core.readiness import readiness
 from llm_operator.core.revision import Revision, State, timestamp
 from llm_operator.core.view import View, view_of
-from llm_operator.core.words import says_the_same
+from llm_operator.core.words import brief, says_the_same
 
 # Nothing but a change by somebody makes these go away.
 STALLED = frozenset(
@@ -199,9 +199,11 @@ def _availability(view: View) -> Finding:
 
 
 def _stalled(view: View, ready: Finding) -> Finding | None:
-    if ready.reason in STALLED:
-        return ready
     rejected = view.rejected
+    if ready.reason in STALLED:
+        if rejected is None:
+            return ready
+        return Finding(ready.reason, brief(ready.message.removesuffix(rejected.verdict.message).rstrip()))
     if rejected is None or view.replaced_by is not None or view.spec is None:
         return None
     remedy = "edit the spec, or set another spec.rollback.retryToken to try it again"
@@ -220,7 +222,7 @@ def _rolled_back(view: View) -> Finding | None:
         return None
     return Finding(
         Reason(rejected.verdict.reason),
-        f"Revision {target.hash} runs in place of {rejected.hash}. {rejected.verdict.message}",
+        f"Revision {target.hash} runs in place of {rejected.hash}. {brief(rejected.verdict.message)}",
     )
 
 
@@ -282,9 +284,16 @@ def _conditions(view: View) -> list[Manifest]:
     told |= {kind: (True, finding) for kind, finding in others.items() if finding is not None}
     old = {one.get("type"): one for one in view.observation.parent.status.get("conditions", [])}
     return [
-        _condition(view.observation, kind, holds, finding, old.get(kind))
+        _condition(view.observation, kind, holds, _told_once(kind, finding, ready), old.get(kind))
         for kind, (holds, finding) in sorted(told.items())
     ]
+
+
+def _told_once(kind: ConditionType, finding: Finding, ready: Finding) -> Finding:
+    """Somebody else's words, which may be long, stand in Ready; and in Stalled, which is all that kstatus shows."""
+    if kind in (ConditionType.READY, ConditionType.STALLED) or finding.message != ready.message:
+        return finding
+    return Finding(finding.reason, brief(finding.message))
 
 
 def _condition(

@@ -76,6 +76,11 @@ def detail(words: str) -> str:
     return f"{IT_SAYS}{words[:DETAIL_LIMIT]}{'…' if len(words) > DETAIL_LIMIT else ''}"
 
 
+def brief(message: str) -> str:
+    """A message without somebody else's words at its end."""
+    return message.partition(IT_SAYS)[0]
+
+
 def says_the_same(old: str, new: str) -> bool:
     """Whether the old message tells all of the new one, so that writing the new one would only cause an event.
 

@@ -452,6 +452,30 @@ MODEL_SPEC = a_spec(replicas=2, mode="qwen", model={"source": "image"})
 MODEL = a_revision(number=2, spec=MODEL_SPEC)
 
 
+WORDS = "It says: ModeNotSupported: the image holds no engine. "
+
+
+def test_a_long_message_stands_in_ready_and_the_others_tell_their_own_fact() -> None:
+    message = f"Pod triage-1: container server exited with code 78. {WORDS}" + "long " * 200
+    bad = rejected(reason="CrashLoop", message=message)
+    found = messages(running(BAD_SPEC, GOOD, bad, pods=serving(GOOD, GOOD)))
+    assert message in found["Ready"]
+    assert f"Revision {bad.hash} was rejected: CrashLoop. Now revision {GOOD.hash} serves" in found["Stalled"]
+    assert found["RolledBack"].endswith("Pod triage-1: container server exited with code 78.")
+    assert [kind for kind, text in found.items() if WORDS in text] == ["Ready"]
+
+
+def test_while_it_lasts_a_long_message_stands_in_ready_alone() -> None:
+    pod = a_pod(of=candidate(), containerStatuses=waiting("ErrImagePull", "hm " * 200))
+    found = messages(running(BAD_SPEC, candidate(), GOOD, counts=SURGED, pods=(*serving(GOOD), pod)))
+    assert [kind for kind, text in found.items() if "It says: hm" in text] == ["Ready"]
+    assert found["Ready"].startswith(found["Reconciling"])
+    # What nothing but a change makes go away is all that kstatus shows.
+    refused = Finding(Reason.APPLY_REFUSED, "The API server refused it. It says: no")
+    found = messages(running(SPEC, GOOD), refused)
+    assert found["Ready"] == found["Stalled"] == refused.message
+
+
 def answers_of(observation: Observation) -> tuple[str | None, str | None]:
     status = status_of(observation)
     return status.get("mode"), status.get("servingRevision")
