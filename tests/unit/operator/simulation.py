@@ -1,15 +1,16 @@
-"""A cluster small enough to be walked through at random: an API server's versions, a Deployment controller, pods.
+"""A namespace small enough to be walked through at random: LLMDeployments, an API server, controllers, pods, a volume.
 
 It stands for Kubernetes, not for anything of ours; the integration tests run the same stories on the real one.
 Time jumps from one moment at which something changes to the next.
 """
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from llm_operator.api.types import LLMDeploymentSpec
@@ -18,71 +19,17 @@ from llm_operator.core.cache_job import KEPT_SECONDS
 from llm_operator.core.fetch import fetch_name
 from llm_operator.core.gate import refilled
 from llm_operator.core.history import read_history
-from llm_operator.core.model import Amend, Apply, Discard, Forget, Judge, Make, Observation, Parent, Record
+from llm_operator.core.model import Neighbourhood, Observation, Parent
 from llm_operator.core.names import Manifest
+from llm_operator.core.prune import GRACE_SECONDS, may_be_pruned
 from llm_operator.observe import parse_parent
 from tests.unit.operator.builders import SETTINGS, last_words_of
+from tests.unit.operator.simulated_api import Api, Refused
+from tests.unit.operator.simulated_deployments import ReplicaSet, resize
+from tests.unit.operator.simulated_pods import FOR_EVER, START, Pod, moment
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-FOR_EVER = float("inf")
-
-
-class Conflict(Exception):
-    """The object has changed since it was read, or exists already."""
-
-
-@dataclass(frozen=True)
-class PodState:
-    """What a pod is from `since` on (seconds after its beginning)."""
-
-    since: float
-    ready: bool
-    status: Manifest
-
-
-def _running(since: float, *, ready: bool, restarts: int = 0, last: Manifest | None = None) -> PodState:
-    container: Manifest = {"state": {"running": {}}, "ready": ready, "started": True, "restartCount": restarts}
-    return PodState(since, ready, container | ({"lastState": {"terminated": last}} if last else {}))
-
-
-def _waiting(
-    since: float, reason: str, message: str = "", *, restarts: int = 0, last: Manifest | None = None
-) -> PodState:
-    container: Manifest = {"state": {"waiting": {"reason": reason, "message": message}}, "restartCount": restarts}
-    return PodState(since, False, container | ({"lastState": {"terminated": last}} if last else {}))
-
-
-def _crashing(lives: float, *, ready_after: float | None = None, oom: bool = False) -> Iterator[PodState]:
-    """Runs for a while, ends, waits ever longer."""
-    at, back_off, last = 0.0, 0.0, None
-    for restarts in range(12):
-        yield _running(at, ready=False, restarts=restarts, last=last)
-        if ready_after is not None:
-            yield _running(at + ready_after, ready=True, restarts=restarts, last=last)
-        at += lives
-        last = {"exitCode": 137 if oom else 1, "reason": "OOMKilled" if oom else "Error", "finishedAfter": at}
-        yield _waiting(at, "CrashLoopBackOff", restarts=restarts, last=last)
-        back_off = min(300.0, back_off * 2 or 10.0)
-        at += back_off
-
-
-def _flapping() -> Iterator[PodState]:
-    for number in range(600):
-        yield _running(number * 4.0, ready=number % 2 == 1)
-
-
-BEHAVIOURS: dict[str, Callable[[], list[PodState]]] = {
-    "good": lambda: [_running(0, ready=False), _running(2, ready=True)],
-    "slow": lambda: [_running(0, ready=False), _running(20, ready=True)],
-    "crash": lambda: list(_crashing(1)),
-    "oom": lambda: list(_crashing(2, oom=True)),
-    "late": lambda: list(_crashing(12, ready_after=2)),
-    "flap": lambda: list(_flapping()),
-    "never": lambda: [_running(0, ready=False)],
-    "not found": lambda: [_waiting(0, "ErrImagePull", "x: not found")],
-    "no registry": lambda: [_waiting(0, "ErrImagePull", "dial tcp: i/o timeout")],
-    "no Secret": lambda: [_waiting(0, "CreateContainerConfigError", 'secret "x" not found')],
-}
+CLAIM = "model-cache"
+PRUNE_SECONDS = 3.0
 # How the fetch of a model revision ends: each pod's life in seconds, its exit code and its last words; None is no end.
 FETCHES: dict[str, list[tuple[float, int, str]] | None] = {
     "brings": [(3, 0, "")],
@@ -95,232 +42,279 @@ FETCHES: dict[str, list[tuple[float, int, str]] | None] = {
     "hangs": None,
     "no Secret": None,
 }
-TIMELINES = {name: make() for name, make in BEHAVIOURS.items()}
 
 
-@dataclass(frozen=True)
-class Pod:
-    """A pod: its template, how its image behaves, and since when."""
-
-    name: str
-    template: str
-    image: str
-    behaviour: str
-    created: float
-    begins: float
-
-    def state(self, now: float) -> PodState:
-        age = now - self.begins
-        return [one for one in TIMELINES[self.behaviour] if one.since <= age][-1]
-
-    def changes_after(self, now: float) -> float:
-        age = now - self.begins
-        return self.begins + min((one.since for one in TIMELINES[self.behaviour] if one.since > age), default=FOR_EVER)
-
-    def ready_since(self, now: float) -> float | None:
-        age, since = now - self.begins, None
-        for one in TIMELINES[self.behaviour]:
-            if one.since > age:
-                break
-            since = (one.since if since is None else since) if one.ready else None
-        return None if since is None else self.begins + since
-
-    def manifest(self, now: float) -> Manifest:
-        template = _read(self.template)
-        state = self.state(now)
-        status = state.status
-        if "terminated" in status.get("lastState", {}):
-            status = copy.deepcopy(status)
-            last = status["lastState"]["terminated"]
-            last["finishedAt"] = (START + timedelta(seconds=self.begins + last.pop("finishedAfter"))).strftime("%FT%TZ")
-        return {
-            "kind": "Pod",
-            "metadata": {
-                "name": self.name,
-                "namespace": "clinic",
-                "creationTimestamp": (START + timedelta(seconds=self.created)).strftime("%FT%TZ"),
-                **template["metadata"],
-            },
-            "spec": template["spec"],
-            "status": {
-                "conditions": [{"type": "Ready", "status": "True" if state.ready else "False"}],
-                "containerStatuses": [
-                    {"name": names.SERVER_CONTAINER, "image": self.image, "ready": state.ready, **status}
-                ],
-            },
-        }
+def _pull_always(deployment: Manifest) -> None:
+    for container in deployment["spec"]["template"]["spec"]["containers"]:
+        container["imagePullPolicy"] = "Always"
 
 
-@lru_cache(maxsize=256)
-def _read(template: str) -> Manifest:
-    """Nobody changes what is observed."""
-    found: Manifest = json.loads(template)
-    return found
+def _own_registry(deployment: Manifest) -> None:
+    deployment["spec"]["template"]["spec"]["imagePullSecrets"] = [{"name": "mirror"}]
+
+
+def _default_resources(deployment: Manifest) -> None:
+    for container in deployment["spec"]["template"]["spec"]["containers"]:
+        container["resources"] = {"limits": {"memory": "2Gi", "cpu": "1"}, "requests": {"cpu": "1"}}
+
+
+def _team(deployment: Manifest) -> None:
+    deployment["metadata"].setdefault("annotations", {})["team"] = "blue"
+    deployment["spec"]["template"]["metadata"].setdefault("labels", {})["team"] = "blue"
+
+
+def _sidecar_in_the_template(deployment: Manifest) -> None:
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    if all(one["name"] != "vault-agent" for one in containers):
+        containers.append({"name": "vault-agent", "image": "vault:1"})
+
+
+# What an admission webhook does to every Deployment that is written, whoever writes it.
+NORMALISE: dict[str, Callable[[Manifest], None]] = {
+    "pull policy": _pull_always,
+    "pull Secret": _own_registry,
+    "resources": _default_resources,
+    "labels": _team,
+    "container": _sidecar_in_the_template,
+}
+# How a write or a pod is refused: status, reason, words.
+REFUSALS: dict[str, tuple[int, str, str]] = {
+    "policy": (422, "Invalid", "ValidatingAdmissionPolicy 'images' with binding 'images' denied request: not allowed"),
+    "forbidden": (403, "Forbidden", "deployments is forbidden: User cannot patch resource"),
+    "webhook away": (
+        500,
+        "InternalError",
+        'Internal error occurred: failed calling webhook "x.example.com": failed to call webhook: Post '
+        '"https://x.example.svc:443/": dial tcp 10.96.1.1:443: connect: connection refused',
+    ),
+}
 
 
 @dataclass
-class Cluster:
-    """The objects of one LLMDeployment and everything that moves them but the operator."""
+class Workload:
+    """What the controllers make of one Deployment."""
 
-    behaviour: dict[str, str]
-    spec: Manifest
-    now: float = 0.0
-    contact_since: float = -1e6
-    generation: int = 1
-    status: Manifest = field(default_factory=lambda: {"observedGeneration": -1})
-    deployment: Manifest | None = None
-    service: Manifest | None = None
-    revisions: dict[str, Manifest] = field(default_factory=dict)
-    fetches: dict[str, str] = field(default_factory=dict)
-    claim: Manifest | None = None
-    jobs: dict[str, Manifest] = field(default_factory=dict)
+    sets: list[ReplicaSet] = field(default_factory=list)
     pods: list[Pod] = field(default_factory=list)
-    version: int = 1
-    parent_version: int = 1
     made: int = 0
     progress: object = None
     progress_at: float = 0.0
     times_out: float = FOR_EVER
-    # What is worked out once: by the spec, by the template, by everything.
-    parsed: tuple[Manifest, Parent] | None = None
+    # The template that was written out last, and how it reads.
     written: tuple[Manifest, str] | None = None
-    fetched_by: tuple[object, str] | None = None
+
+
+@dataclass
+class Cluster:
+    """A namespace, and everything that moves in it but the operator."""
+
+    behaviour: dict[str, str]
+    fetches: dict[str, str] = field(default_factory=dict)
+    api: Api = field(default_factory=Api)
+    now: float = 0.0
+    contact_since: float = -1e6
+    workloads: dict[str, Workload] = field(default_factory=dict)
+    jobs: dict[str, tuple[str, float]] = field(default_factory=dict)  # uid: behaviour, begin
+    # The folders of models on the claim's volume, and when each was published.
+    volume: dict[str, float] = field(default_factory=dict)
+    # How many server pods find a node, and how many the quota lets be made.
+    capacity: int | None = None
+    quota: int | None = None
+    # When the sidecar, if one is put into new pods, has nothing to talk to.
+    injects: bool = False
+    away: tuple[tuple[float, float], ...] = ()
+    # What is refused until when: pods, or writes of a resource.
+    refusals: dict[str, tuple[str, float]] = field(default_factory=dict)
+    forbidden_images: frozenset[str] = frozenset()
+    normalises: str | None = None
+    parsed: dict[str, tuple[Manifest, Parent]] = field(default_factory=dict)
+    fetched_by: dict[str, tuple[object, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.api.admit = self._admit
 
     @property
     def time(self) -> datetime:
         return START + timedelta(seconds=self.now)
 
-    def edit(self, **fields: Any) -> None:
-        """The user edits the spec."""
-        edited = {**self.spec, **fields}
-        if edited != self.spec:
-            self.spec, self.generation = edited, self.generation + 1
-            self.parent_version = self._next_version()
+    # Users.
 
-    def parent(self) -> Parent:
+    def install(self, name: str, spec: Manifest) -> None:
+        """A user applies an LLMDeployment."""
+        metadata = {"name": name, "namespace": "clinic", "uid": f"uid-{name}", "generation": 1}
+        status = {"observedGeneration": -1}
+        self.workloads[name] = Workload()
+        self.api.put({"kind": "LLMDeployment", "metadata": metadata, "spec": spec, "status": status})
+
+    def live(self, name: str) -> Manifest:
+        found = self.api.get("llmdeployments", name)
+        assert found is not None
+        return found
+
+    def spec_of(self, name: str) -> LLMDeploymentSpec:
+        spec = self.parent(name).spec
+        assert isinstance(spec, LLMDeploymentSpec)
+        return spec
+
+    def edit(self, name: str, **fields: Any) -> None:
+        """The user edits the spec."""
+        live = self.live(name)
+        edited = {**live["spec"], **fields}
+        if edited != live["spec"]:
+            metadata = {**live["metadata"], "generation": live["metadata"]["generation"] + 1}
+            self.api.put({**live, "metadata": metadata, "spec": edited})
+
+    def edit_deployment(self, name: str, change: Callable[[Manifest], None]) -> None:
+        """Somebody edits the Deployment."""
+        live = self.api.get("deployments", name)
+        if live is None:
+            return
+        edited = copy.deepcopy(live)
+        change(edited)
+        if edited["spec"] != live["spec"]:
+            edited["metadata"]["generation"] += 1
+        self.api.put(self._normalised(edited))
+
+    def wipe_status(self, name: str) -> None:
+        self.api.put({**self.live(name), "status": {"observedGeneration": -1}})
+
+    # What the operator sees.
+
+    def parent(self, name: str) -> Parent:
         """The LLMDeployment as it is read; its spec is parsed once for each edit."""
-        if self.parsed is None or self.parsed[0] is not self.spec:
-            live = {
-                "metadata": {
-                    "name": "triage",
-                    "namespace": "clinic",
-                    "uid": "uid-1",
-                    "generation": 0,
-                    "resourceVersion": "",
-                },
-                "spec": self.spec,
-            }
-            self.parsed = (self.spec, parse_parent(live))
+        live = self.live(name)
+        known = self.parsed.get(name)
+        if known is None or known[0] is not live["spec"]:
+            known = self.parsed[name] = (live["spec"], parse_parent(live))
+        metadata = live["metadata"]
         return replace(
-            self.parsed[1],
-            generation=self.generation,
-            resource_version=str(self.parent_version),
-            status=self.status,
+            known[1],
+            generation=metadata["generation"],
+            resource_version=metadata["resourceVersion"],
+            status=live["status"],
         )
 
-    def observation(self) -> Observation:
-        job = self._wanted_job()
+    def observation(self, name: str) -> Observation:
+        get, workload = self.api.get, self.workloads[name]
+        parent, claim, job = self.parent(name), get("persistentvolumeclaims", CLAIM), self._wanted_job(name)
+        deployment = get("deployments", name)
+        fetches = [one for one in self.api.every("jobs") if names.FETCH in one["metadata"]["labels"]]
+        owned = [one for one in fetches if parent.uid in {ref["uid"] for ref in one["metadata"]["ownerReferences"]}]
+        cache = self.spec_of(name).used_cache
         return Observation(
-            claim=self.claim,
-            fetch=None if job is None else self._job_now(job),
-            other_fetches=tuple(self._job_now(one) for one in self.jobs.values() if one is not job),
-            fetch_pods=() if job is None else tuple(self._fetch_pods(job)),
-            parent=self.parent(),
-            deployment=self.deployment,
-            service=self.service,
-            pods=tuple(pod.manifest(self.now) for pod in self.pods),
-            revisions=tuple(self.revisions.values()),
+            parent=parent,
+            deployment=deployment,
+            service=get("services", name),
+            pods=tuple(pod.manifest(self.now, self.away) for pod in workload.pods),
+            revisions=tuple(self.revisions(name)),
             now=self.time,
             contact_since=START + timedelta(seconds=self.contact_since),
+            replica_sets=tuple(self._refused_sets(workload)) if _pods_are_refused(deployment) else (),
+            claim=None if cache is None else claim,
+            fetch=None if job is None else self._job_now(job),
+            fetch_pods=() if job is None else tuple(self._fetch_pods(job)),
+            other_fetches=tuple(self._job_now(one) for one in owned if one is not job),
+            neighbourhood=self._neighbourhood(name) if cache and claim and may_be_pruned(cache, claim) else None,
         )
 
-    def write(self, action: Any) -> None:
-        """What the API server does with a write of the operator."""
-        match action:
-            case Record(manifest):
-                name = manifest["metadata"]["name"]
-                if name in self.revisions:
-                    raise Conflict(name)
-                self.revisions[name] = self._stored(manifest)
-            case Judge(live, annotation):
-                name = self._unchanged(live, self.revisions.get(live["metadata"]["name"]))
-                old = self.revisions[name]
-                annotations = {**old["metadata"]["annotations"], names.VERDICT: annotation}
-                annotations |= {names.MODEL: action.model} if action.model else {}
-                self.revisions[name] = self._stored(
-                    {**old, "metadata": {**old["metadata"], "annotations": annotations}}
-                )
-            case Forget(live):
-                del self.revisions[self._unchanged(live, self.revisions.get(live["metadata"]["name"]))]
-            case Apply(manifest, live):
-                self._apply(manifest, live)
-            case Make(manifest):
-                self._make(manifest)
-            case Amend(live, operations):
-                raise AssertionError(f"nobody shares anything here: {live}, {operations}")
-            case Discard(live):
-                del self.jobs[self._unchanged(live, self.jobs.get(live["metadata"]["name"]))]
+    def revisions(self, name: str) -> list[Manifest]:
+        found = self.api.every("controllerrevisions")
+        return [one for one in found if one["metadata"]["labels"][names.INSTANCE] == name]
 
-    # The Job controller, and what the fetch's pods do.
+    def _neighbourhood(self, name: str) -> Neighbourhood:
+        specs = tuple(one["spec"] for one in self.api.every("llmdeployments") if one["metadata"]["name"] != name)
+        jobs = tuple(self._job_now(one) for one in self.api.every("jobs"))
+        return Neighbourhood(specs, tuple(self.api.every("controllerrevisions")), jobs)
 
-    def _make(self, manifest: Manifest) -> None:
-        name, kind = manifest["metadata"]["name"], manifest["kind"]
-        if name in self.jobs or (kind != "Job" and self.claim is not None):
-            raise Conflict(name)
-        stored = self._stored(manifest)
-        stored["metadata"] |= {"uid": f"uid-{kind}-{self.version}", "creationTimestamp": self.time.strftime("%FT%TZ")}
-        if kind == "Job":
-            env = {
-                one["name"]: one.get("value") for one in manifest["spec"]["template"]["spec"]["containers"][0]["env"]
-            }
-            stored["behaviour"], stored["begins"] = self.fetches.get(str(env["MODEL_REVISION"]), "brings"), self.now
-            self.jobs[name] = stored
-        else:
-            self.claim = {**stored, "status": {"phase": "Bound"}}
+    # Admission.
 
-    def _wanted_job(self) -> Manifest | None:
-        parent = self.parent()
-        assert isinstance(parent.spec, LLMDeploymentSpec)
-        if parent.spec.used_cache is None or self.claim is None or not self.jobs:
+    def refuse(self, what: str, how: str, seconds: float) -> None:
+        """From now on pods, or writes of a resource, are refused for a while."""
+        self.refusals = {**self.refusals, what: (how, self.now + seconds)}
+
+    def _refusal(self, what: str) -> tuple[int, str, str] | None:
+        how, until = self.refusals.get(what, ("", 0.0))
+        return REFUSALS[how] if self.now < until else None
+
+    def _admit(self, plural: str, manifest: Manifest) -> Manifest:
+        refusal = self._refusal(plural)
+        if refusal is not None:
+            raise Refused(*refusal)
+        old = self.api.get(plural, manifest["metadata"]["name"])
+        manifest["metadata"] = {
+            **manifest["metadata"],
+            "uid": f"uid-{plural}-{self.api.version}" if old is None else old["metadata"]["uid"],
+            "creationTimestamp": moment(self.now) if old is None else old["metadata"]["creationTimestamp"],
+        }
+        if plural == "deployments":
+            manifest = self._normalised(manifest)
+            image = manifest["spec"]["template"]["spec"]["containers"][0]["image"]
+            if image in self.forbidden_images:
+                raise Refused(*REFUSALS["policy"])
+            before = 0 if old is None else old["metadata"]["generation"]
+            changed = old is None or old["spec"] != manifest["spec"]
+            manifest["metadata"]["generation"] = before + 1 if changed else before
+        if plural == "persistentvolumeclaims":
+            manifest["status"] = {"phase": "Bound"}
+        if plural == "jobs" and old is None:
+            self._begin(manifest)
+        return manifest
+
+    def _normalised(self, deployment: Manifest) -> Manifest:
+        if self.normalises is not None:
+            deployment = copy.deepcopy(deployment)
+            NORMALISE[self.normalises](deployment)
+        return deployment
+
+    # The Job controller, and what the pods of fetches and prunes do.
+
+    def _begin(self, job: Manifest) -> None:
+        env = {one["name"]: one.get("value") for one in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+        behaviour = "prune" if "KEEP_MODELS" in env else self.fetches.get(str(env.get("MODEL_REVISION")), "brings")
+        self.jobs[job["metadata"]["uid"]] = (behaviour, self.now)
+
+    def _wanted_job(self, name: str) -> Manifest | None:
+        spec, claim = self.spec_of(name), self.api.get("persistentvolumeclaims", CLAIM)
+        if spec.used_cache is None or claim is None or not self.api.every("jobs"):
             return None
-        # Whatever is written makes a new version, and what is deleted makes fewer.
-        state = (self.version, len(self.revisions), self.claim["metadata"]["uid"])
-        if self.fetched_by is None or self.fetched_by[0] != state:
-            history = read_history(parent, self.revisions.values())
-            self.fetched_by = (state, fetch_name(refilled(parent.spec, history, self.claim), self.claim, SETTINGS))
-        job = self.jobs.get(self.fetched_by[1])
-        ended = None if job is None else self._ended(job)
-        return None if ended is not None and self.now >= ended + KEPT_SECONDS else job
+        known = self.fetched_by.get(name)
+        if known is None or known[0] != self.api.version:
+            history = read_history(self.parent(name), self.revisions(name))
+            fetch = fetch_name(refilled(spec, history, claim), claim, SETTINGS)
+            known = self.fetched_by[name] = (self.api.version, fetch)
+        return self.api.get("jobs", known[1])
 
     def _lives(self, job: Manifest) -> Iterator[tuple[float, float, int, str]]:
         """When each pod begins and ends, and how."""
-        at, pause = job["begins"], 10.0
-        for lasts, code, words in FETCHES[job["behaviour"]] or [(FOR_EVER, 0, "")]:
+        behaviour, at = self.jobs[job["metadata"]["uid"]]
+        pause = 10.0
+        lives = [(PRUNE_SECONDS, 0, "")] if behaviour == "prune" else FETCHES[behaviour]
+        for lasts, code, words in lives or [(FOR_EVER, 0, "")]:
             yield at, at + lasts, code, words
             at, pause = at + lasts + pause, min(360.0, pause * 2)
 
-    def _ended(self, job: Manifest) -> float | None:
-        end, code = [(end, code) for _, end, code, _ in self._lives(job)][-1]
-        final = code in (0, 22) or job["behaviour"] == "down"
-        return end if end <= self.now and final else None
+    def _end_of(self, job: Manifest) -> float:
+        _, end, code, _ = list(self._lives(job))[-1]
+        return end if code in (0, 22) or self.jobs[job["metadata"]["uid"]][0] == "down" else FOR_EVER
 
     def _job_now(self, job: Manifest) -> Manifest:
-        ended, good = self._ended(job), job["behaviour"] not in ("gated", "down")
-        done = [] if ended is None else [{"type": "Complete" if good else "Failed", "status": "True"}]
+        failed = self.jobs[job["metadata"]["uid"]][0] in ("gated", "down")
+        ended = self._end_of(job) <= self.now
+        done = [{"type": "Failed" if failed else "Complete", "status": "True"}] if ended else []
         return {**job, "status": {"conditions": done}}
 
     def _fetch_pods(self, job: Manifest) -> Iterator[Manifest]:
+        behaviour, _ = self.jobs[job["metadata"]["uid"]]
         for number, (begin, end, code, words) in enumerate(self._lives(job)):
             if begin > self.now:
                 return
             state: Manifest = {"running": {}}
             phase = "Running"
             if end <= self.now:
-                message = last_words_of(code, words)
-                finished = (START + timedelta(seconds=end)).strftime("%FT%TZ")
-                state = {"terminated": {"exitCode": code, "message": message, "finishedAt": finished}}
+                message = last_words_of(code, words, **({} if code else _brought(job)))
+                state = {"terminated": {"exitCode": code, "message": message, "finishedAt": moment(end)}}
                 phase = "Failed" if code else "Succeeded"
-            elif job["behaviour"] == "no Secret":
+            elif behaviour == "no Secret":
                 state, phase = {"waiting": {"reason": "CreateContainerConfigError", "message": "no Secret"}}, "Pending"
             yield {
                 "metadata": {"name": f"{job['metadata']['name']}-{number}", "namespace": "clinic", "labels": {}},
@@ -328,135 +322,213 @@ class Cluster:
                 "status": {"phase": phase, "containerStatuses": [{"name": names.FETCH_CONTAINER, "state": state}]},
             }
 
-    def _apply(self, manifest: Manifest, live: Manifest | None) -> None:
-        kind = manifest["kind"].lower()
-        old: Manifest | None = getattr(self, kind)
-        if live is None and old is not None:
-            raise Conflict(kind)
-        if live is not None:
-            self._unchanged(live, old)
-        stored = self._stored(manifest)
-        changed = old is None or old["spec"] != manifest["spec"]
-        before = 0 if old is None else old["metadata"]["generation"]
-        stored["metadata"] = {**stored["metadata"], "generation": before + 1 if changed else before}
-        if old is not None and "status" in old:
-            stored["status"] = old["status"]
-        setattr(self, kind, stored)
+    def _work_on_the_volume(self) -> None:
+        """Publish what fetches bring, delete what prunes need not keep, and forget the Jobs that ended long ago."""
+        if self.api.get("persistentvolumeclaims", CLAIM) is None:
+            self.volume = {}
+        for job in self.api.every("jobs"):
+            behaviour, _ = self.jobs[job["metadata"]["uid"]]
+            end = self._end_of(job)
+            if end > self.now:
+                continue
+            if behaviour == "prune":
+                self._prune(job, end)
+            elif behaviour not in ("gated", "down"):
+                self.volume.setdefault(_folder(_brought(job)["path"]), end)
+            if end + KEPT_SECONDS <= self.now:
+                self.api.remove("jobs", job["metadata"]["name"])
 
-    def write_status(self, observed_version: str, status: Manifest) -> None:
-        if observed_version != str(self.parent_version):
-            raise Conflict("status")
-        self.status, self.parent_version = status, self._next_version()
-
-    def _stored(self, manifest: Manifest) -> Manifest:
-        metadata = {
-            "uid": f"uid-{manifest['kind']}",
-            **manifest["metadata"],
-            "resourceVersion": str(self._next_version()),
+    def _prune(self, job: Manifest, end: float) -> None:
+        env = {one["name"]: one["value"] for one in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+        kept = json.loads(env["KEEP_MODELS"])
+        self.volume = {
+            folder: published
+            for folder, published in self.volume.items()
+            if folder in kept or published + GRACE_SECONDS > end
         }
-        return {**manifest, "metadata": metadata}
 
-    def _unchanged(self, live: Manifest, stored: Manifest | None) -> str:
-        if stored is None or stored["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"]:
-            raise Conflict(live["metadata"]["name"])
-        return str(live["metadata"]["name"])
-
-    def _next_version(self) -> int:
-        self.version += 1
-        return self.version
-
-    # The Deployment controller, as its documentation describes it.
+    # The Deployment and ReplicaSet controllers, the scheduler.
 
     def settle(self) -> None:
-        """Let the Deployment controller do all that it can do at this moment."""
-        for _ in range(100):
-            before = (self.pods, None if self.deployment is None else self.deployment.get("status"))
-            self._roll()
-            if before == (self.pods, None if self.deployment is None else self.deployment.get("status")):
+        """Let the controllers do all that they can do at this moment."""
+        self._work_on_the_volume()
+        for _ in range(500):
+            moved = [self._sync(name, workload) for name, workload in self.workloads.items()]
+            if not any(moved) and not self._place():
                 return
-        raise AssertionError("the Deployment controller never comes to rest")
+        raise AssertionError("the controllers never come to rest")
 
-    def _roll(self) -> None:
-        if self.deployment is None:
-            self.pods = []
-            return
-        spec = self.deployment["spec"]
-        if self.written is None or self.written[0] is not spec["template"]:
-            self.written = (spec["template"], json.dumps(spec["template"], sort_keys=True))
-        template, wanted = self.written[1], spec["replicas"]
-        new = [pod for pod in self.pods if pod.template == template]
-        old = [pod for pod in self.pods if pod.template != template]
-        available = [pod for pod in self.pods if self.is_available(pod)]
-        recreate = spec["strategy"]["type"] == "Recreate"
-        if len(new) > wanted:
-            new.sort(key=self.is_available)
-            self._end(new[0])
-        elif recreate and old:
-            self._end(old[0])
-        elif len(new) < wanted and (recreate or len(self.pods) < wanted + 1):
-            self._start(template, spec["template"])
-        elif old:
-            unavailable_new = sum(1 for pod in new if not self.is_available(pod))
-            if len(self.pods) - wanted - unavailable_new > 0:
-                broken = [pod for pod in old if not self.is_available(pod)]
-                if broken:
-                    self._end(broken[0])
-                elif len(available) > wanted:
-                    self._end(old[0])
-        self._count(template)
+    def _sync(self, name: str, workload: Workload) -> bool:
+        """Whether anything moved."""
+        deployment = self.api.get("deployments", name)
+        if deployment is None:
+            moved = bool(workload.pods)
+            workload.sets, workload.pods = [], []
+            return moved
+        new = self._newest(name, workload, deployment["spec"]["template"])
+        old = [one for one in workload.sets if one is not new]
+        before = [one.replicas for one in workload.sets]
+        available = partial(self._available, workload, deployment)
+        resize(deployment["spec"], new, old, available=available, pods=lambda one: len(_of(one, workload)))
+        moved = [one.replicas for one in workload.sets] != before
+        for one in workload.sets:
+            moved = self._fill(workload, one, deployment) or moved
+        return self._count(workload, deployment, new) or moved
 
-    def _count(self, template: str) -> None:
-        assert self.deployment is not None
+    def _newest(self, name: str, workload: Workload, template: Manifest) -> ReplicaSet:
+        if workload.written is None or workload.written[0] is not template:
+            workload.written = (template, json.dumps(template, sort_keys=True))
+        text = workload.written[1]
+        found = next((one for one in workload.sets if one.template == text), None)
+        if found is None:
+            digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+            found = ReplicaSet(f"{name}-{digest}", text, len(workload.sets))
+            workload.sets = [*workload.sets, found]
+        return found
+
+    def _fill(self, workload: Workload, one: ReplicaSet, deployment: Manifest) -> bool:
+        pods = _of(one, workload)
+        if len(pods) < one.replicas and self.why_refused() is None:
+            self._start(workload, one)
+            return True
+        if len(pods) > one.replicas:
+            # The ones that wait for a node, those that are not ready, the youngest.
+            pods.sort(key=lambda pod: (pod.is_placed, self._is_available(pod, deployment), -pod.created))
+            workload.pods = [pod for pod in workload.pods if pod is not pods[0]]
+            return True
+        return False
+
+    def why_refused(self) -> str | None:
+        """What the API server says to a new pod, if it refuses it."""
+        refusal = self._refusal("pods")
+        if refusal is not None:
+            return refusal[2]
+        count = sum(len(one.pods) for one in self.workloads.values())
+        if self.quota is not None and count >= self.quota:
+            limits = f"requested: pods=1, used: pods={count}, limited: pods={self.quota}"
+            return f'pods "triage-x" is forbidden: exceeded quota: team, {limits}'
+        return None
+
+    def _start(self, workload: Workload, one: ReplicaSet) -> None:
+        workload.made += 1
+        template = json.loads(one.template)
+        image = template["spec"]["containers"][0]["image"]
+        reference = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": one.name, "uid": f"uid-{one.name}"}
+        pod = Pod(
+            f"{one.name}-{workload.made}",
+            {"hash": one.name.rpartition("-")[2], "reference": {**reference, "controller": True}},
+            one.template,
+            image,
+            self.behaviour.get(image, "good"),
+            created=self.now,
+            injected=self.injects,
+        )
+        workload.pods = [*workload.pods, pod]
+
+    def _place(self) -> bool:
+        """The scheduler: whoever was made first gets the next free place."""
+        pods = [pod for workload in self.workloads.values() for pod in workload.pods]
+        free = FOR_EVER if self.capacity is None else self.capacity - sum(pod.is_placed for pod in pods)
+        waiting = sorted((pod for pod in pods if not pod.is_placed), key=lambda pod: (pod.created, pod.name))
+        if not waiting or free < 1:
+            return False
+        for workload in self.workloads.values():
+            workload.pods = [replace(one, begins=self.now) if one is waiting[0] else one for one in workload.pods]
+        return True
+
+    def _count(self, workload: Workload, deployment: Manifest, new: ReplicaSet) -> bool:
+        spec, pods = deployment["spec"], workload.pods
         counts = {
-            "replicas": len(self.pods),
-            "updatedReplicas": sum(1 for pod in self.pods if pod.template == template),
-            "readyReplicas": sum(1 for pod in self.pods if pod.ready_since(self.now) is not None),
-            "availableReplicas": sum(1 for pod in self.pods if self.is_available(pod)),
+            "replicas": len(pods),
+            "updatedReplicas": len(_of(new, workload)),
+            "readyReplicas": sum(1 for pod in pods if pod.ready_since(self.now, self.away) is not None),
+            "availableReplicas": sum(1 for pod in pods if self._is_available(pod, deployment)),
         }
-        spec = self.deployment["spec"]
         complete = all(counts[key] == spec["replicas"] for key in ("replicas", "updatedReplicas", "availableReplicas"))
-        progress = (self.deployment["metadata"]["generation"], counts)
-        if progress != self.progress:
-            self.progress, self.progress_at = progress, self.now
-        self.times_out = FOR_EVER if complete else self.progress_at + spec["progressDeadlineSeconds"]
+        progress = (deployment["metadata"]["generation"], counts)
+        if progress != workload.progress:
+            workload.progress, workload.progress_at = progress, self.now
+        workload.times_out = FOR_EVER if complete else workload.progress_at + spec["progressDeadlineSeconds"]
         late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+        lacking = self.why_refused() if any(len(_of(one, workload)) < one.replicas for one in workload.sets) else None
+        refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": lacking}
+        conditions = [late] if self.now >= workload.times_out else []
+        conditions += [refused] if lacking is not None else []
         status = {
-            "observedGeneration": self.deployment["metadata"]["generation"],
+            "observedGeneration": deployment["metadata"]["generation"],
             **{key: value for key, value in counts.items() if value},
-            **({"conditions": [late]} if self.now >= self.times_out else {}),
+            **({"conditions": conditions} if conditions else {}),
         }
-        if status != self.deployment.get("status"):
-            self.deployment = self._stored({**self.deployment, "status": status})
+        if status == deployment.get("status"):
+            return False
+        self.api.put({**deployment, "status": status})
+        return True
 
-    def is_available(self, pod: Pod) -> bool:
-        assert self.deployment is not None
-        since = pod.ready_since(self.now)
-        return since is not None and self.now - since >= self.deployment["spec"].get("minReadySeconds", 0)
+    def _refused_sets(self, workload: Workload) -> Iterator[Manifest]:
+        for one in workload.sets:
+            if len(_of(one, workload)) < one.replicas:
+                failure = {"type": "ReplicaFailure", "status": "True", "message": self.why_refused() or ""}
+                annotations = json.loads(one.template)["metadata"].get("annotations", {})
+                yield {
+                    "metadata": {"name": one.name, "annotations": annotations},
+                    "status": {"conditions": [failure]},
+                }
 
-    def _start(self, template: str, manifest: Manifest) -> None:
-        self.made += 1
-        image = manifest["spec"]["containers"][0]["image"]
-        behaviour = self.behaviour.get(image, "good")
-        self.pods = [*self.pods, Pod(f"triage-{self.made}", template, image, behaviour, self.now, self.now)]
+    def _available(self, workload: Workload, deployment: Manifest, one: ReplicaSet) -> int:
+        return sum(1 for pod in _of(one, workload) if self._is_available(pod, deployment))
 
-    def _end(self, gone: Pod) -> None:
-        self.pods = [pod for pod in self.pods if pod is not gone]
+    def _is_available(self, pod: Pod, deployment: Manifest) -> bool:
+        since = pod.ready_since(self.now, self.away)
+        return since is not None and self.now - since >= deployment["spec"].get("minReadySeconds", 0)
+
+    def is_available(self, name: str, pod: Pod) -> bool:
+        deployment = self.api.get("deployments", name)
+        assert deployment is not None
+        return self._is_available(pod, deployment)
 
     def change_behaviour(self, image: str, behaviour: str) -> None:
         """From now on the image behaves in another way, in pods that run as well."""
         self.behaviour = {**self.behaviour, image: behaviour}
-        self.pods = [
-            replace(pod, behaviour=behaviour, begins=self.now) if pod.image == image else pod for pod in self.pods
-        ]
+        for workload in self.workloads.values():
+            workload.pods = [
+                replace(pod, behaviour=behaviour, begins=self.now if pod.is_placed else pod.begins)
+                if pod.image == image
+                else pod
+                for pod in workload.pods
+            ]
 
     def next_change(self) -> float:
-        """When the next pod changes, or becomes available."""
-        moments = [pod.changes_after(self.now) for pod in self.pods]
-        if self.deployment is not None:
-            soak = self.deployment["spec"].get("minReadySeconds", 0)
-            due = [since + soak for pod in self.pods if (since := pod.ready_since(self.now)) is not None]
-            moments += [one for one in (*due, self.times_out) if one > self.now]
-        job = self._wanted_job()
-        if job is not None:
+        """When the next thing changes by itself."""
+        moments = [until for _, until in self.refusals.values() if until > self.now]
+        for name, workload in self.workloads.items():
+            moments += [pod.changes_after(self.now, self.away) for pod in workload.pods]
+            deployment = self.api.get("deployments", name)
+            if deployment is not None:
+                soak = deployment["spec"].get("minReadySeconds", 0)
+                ready = (pod.ready_since(self.now, self.away) for pod in workload.pods)
+                due = [since + soak for since in ready if since is not None]
+                moments += [one for one in (*due, workload.times_out) if one > self.now]
+        for job in self.api.every("jobs"):
             moments += [one for begin, end, _, _ in self._lives(job) for one in (begin, end) if one > self.now]
         return min(moments, default=FOR_EVER)
+
+
+def _of(one: ReplicaSet, workload: Workload) -> list[Pod]:
+    return [pod for pod in workload.pods if pod.template == one.template]
+
+
+def _pods_are_refused(deployment: Manifest | None) -> bool:
+    conditions = (deployment or {}).get("status", {}).get("conditions", [])
+    return any(one["type"] == "ReplicaFailure" for one in conditions)
+
+
+def _brought(job: Manifest) -> dict[str, str]:
+    """Commit and folder of what a fetch brings: another one for each revision of the model."""
+    env = {one["name"]: one.get("value") for one in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+    revision = str(env["MODEL_REVISION"])
+    commit = revision if len(revision) == 40 else hashlib.sha1(revision.encode()).hexdigest()
+    return {"commit": commit, "path": f"{names.MODELS_FOLDER}/Qwen--Qwen3-4B-Thinking-2507/{commit}"}
+
+
+def _folder(path: str) -> str:
+    return path.removeprefix(f"{names.MODELS_FOLDER}/")

@@ -1,0 +1,321 @@
+"""The operator's loop over a simulated namespace, and everything that must hold after each of its writes.
+
+Plan, status and Actor are the real ones, and so is the client, which talks to the simulated API server over a socket.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import currently_in_test_context
+from hypothesis import note as hypothesis_note
+
+from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.types import LLMDeploymentSpec, LLMDeploymentStatus
+from llm_operator.core import names
+from llm_operator.core.course import Course, course
+from llm_operator.core.judge import CONTACT_GRACE, is_rolled_out
+from llm_operator.core.model import Observation, Suspicion
+from llm_operator.core.names import Manifest
+from llm_operator.core.plan import plan
+from llm_operator.core.revision import Revision, State, parse_revision
+from llm_operator.core.status import build_status
+from llm_operator.kube import ApiError
+from tests.unit.operator.builders import SETTINGS
+from tests.unit.operator.operator_at_work import Hands
+from tests.unit.operator.simulated_api import Write
+from tests.unit.operator.simulated_pods import FOR_EVER, GOOD, START
+from tests.unit.operator.simulation import FETCHES, Cluster
+
+DEADLINE, SOAK = 60, 10
+# Model revisions are called after how their fetch ends.
+MODELS = {name.replace(" ", "-"): name for name in FETCHES}
+# After this long everything is looked at, whatever was missed.
+RESYNC = 300.0
+# Refused, or not answered: the next try.
+RETRY = 5.0
+FUTILE = (Reason.APPLY_REFUSED, Reason.DRIFT_NOT_REPAIRED)
+FIRST = "triage"
+
+
+def note(text: str) -> None:
+    """Part of the story that is printed when a promise is broken."""
+    if currently_in_test_context():
+        hypothesis_note(text)
+
+
+@dataclass
+class Memory:
+    """What the loop knows of one LLMDeployment."""
+
+    suspicion: Suspicion | None = None
+    due: float = 0.0
+    older: Observation | None = None
+    # Until then no event of it is heard.
+    deaf_until: float = 0.0
+    # Replicas that have been available and that nothing but the operator could have taken away.
+    steady: int = 0
+
+
+class Walker:
+    """Looks at each LLMDeployment whenever something may have changed, as controller.py and reconcile.py do."""
+
+    def __init__(self, hands: Hands, behaviours: dict[str, str], *others: str) -> None:
+        self.hands = hands
+        self.cluster = Cluster(behaviour=behaviours, fetches=MODELS)
+        self.known: dict[str, Memory] = {}
+        self.rejections: set[tuple[str, str, int]] = set()
+        self.dies = False
+        self.applied: set[str] = set()  # Whose Deployment was written in this pass.
+        self.cluster.api.about_to, self.cluster.api.done = self._check_before, self._check_after
+        for name in (FIRST, *others):
+            self.install(name)
+
+    def install(self, name: str) -> None:
+        """A user applies another LLMDeployment."""
+        rollout = {"progressDeadlineSeconds": DEADLINE, "soakSeconds": SOAK}
+        spec = {"mode": "mock", "image": "a:1", "replicas": 1, "rollout": rollout, "rollback": {}}
+        self.cluster.install(name, spec)
+        self.known[name] = Memory()
+
+    @property
+    def triage(self) -> Memory:
+        """What is known of the first."""
+        return self.known[FIRST]
+
+    def spec(self, name: str = FIRST) -> LLMDeploymentSpec:
+        return self.cluster.spec_of(name)
+
+    def status(self, name: str = FIRST) -> Manifest:
+        """The status as it is stored."""
+        found: Manifest = self.cluster.live(name)["status"]
+        return found
+
+    def conditions(self, name: str = FIRST) -> dict[str, Manifest]:
+        """The conditions as they are stored."""
+        return {one["type"]: one for one in self.status(name).get("conditions", [])}
+
+    def pods(self, name: str = FIRST) -> set[str]:
+        """The server pods by name."""
+        return {pod.name for pod in self.cluster.workloads[name].pods}
+
+    def course(self, name: str) -> Course:
+        return course(self.cluster.observation(name), self.spec(name))
+
+    # One pass, as reconcile.py does it.
+
+    def look(self, name: str) -> int:
+        """One pass; returns how much it wrote."""
+        memory = self.known[name]
+        observation = self.observe(name)
+        stale, memory.older = memory.older, None
+        if stale is not None and not plan(stale, SETTINGS).is_delicate(stale.parent):
+            observation = replace(stale, suspicion=memory.suspicion)
+        decided = plan(observation, SETTINGS)
+        memory.suspicion = decided.suspicion
+        memory.due = self.cluster.now + (decided.look_again_after or FOR_EVER)
+        before = self.cluster.api.writes
+        try:
+            outcome = self.hands.carry_out(self.cluster.api, observation, decided)
+            if outcome.obstacle is not None and outcome.obstacle.reason in FUTILE:
+                memory.due = min(memory.due, self.cluster.now + RETRY)
+            self._tell(name, outcome.observation, outcome.obstacle)
+        except ApiError as error:
+            # Somebody else was faster: look again, live.
+            memory.due = self.cluster.now + (0.0 if error.status == 409 else RETRY)
+        self._raise_what_broke()
+        if self.dies:
+            self._begin_anew()
+        self._check_applied(name)
+        return self.cluster.api.writes - before
+
+    def observe(self, name: str) -> Observation:
+        return replace(self.cluster.observation(name), suspicion=self.known[name].suspicion)
+
+    def _tell(self, name: str, observation: Observation, obstacle: Finding | None) -> None:
+        status = build_status(observation, obstacle)
+        LLMDeploymentStatus.model_validate(status, extra="forbid")
+        self._check_told(observation, status)
+        if status != self.status(name):
+            self.hands.write_status(self.cluster.api, observation, status)
+
+    def _raise_what_broke(self) -> None:
+        if self.cluster.api.broken is not None:
+            raise self.cluster.api.broken
+
+    def die_after(self, writes: int) -> None:
+        """The process ends after so many writes of its next pass."""
+        self.dies, self.cluster.api.dies_after = True, self.cluster.api.writes + writes
+        self.wake()
+
+    def _begin_anew(self) -> None:
+        """A new process knows nothing."""
+        self.dies, self.cluster.api.dies_after = False, None
+        self.applied.clear()
+        for memory in self.known.values():
+            memory.suspicion, memory.older, memory.due, memory.deaf_until = None, None, self.cluster.now, 0.0
+
+    def wake(self) -> None:
+        """Have everything looked at."""
+        for memory in self.known.values():
+            memory.due = self.cluster.now
+
+    # The promises.
+
+    def _check_before(self, write: Write) -> None:
+        if write.plural == "controllerrevisions":
+            name = (write.new or write.old or {})["metadata"]["labels"][names.INSTANCE]
+            old = None if write.old is None else parse_revision(write.old)
+            new = None if write.new is None else parse_revision(write.new)
+            if new is not None:
+                self._check_verdict(name, old, new)
+            else:
+                assert old is not None
+                goes = self.course(name)
+                good = None if goes.last_good is None else goes.last_good.hash
+                assert old.hash not in (goes.desired, goes.active, good), "what is needed is kept"
+
+    def _check_verdict(self, name: str, old: Revision | None, new: Revision) -> None:
+        observation, spec = self.cluster.observation(name), self.spec(name)
+        goes = course(observation, spec)
+        note(f"{self.cluster.now:.0f} {name} {new.hash} {old and old.state} -> {new.verdict}")
+        rejected = new.state is State.REJECTED and (old is None or old.state is not State.REJECTED)
+        pinned = old is not None and old.model is None and new.model is not None
+        if rejected and not pinned:
+            assert old is not None
+            assert old.state is State.CANDIDATE, "only an attempt is rejected, never what was good"
+            assert new.hash == goes.desired, "nothing is blamed that is not declared"
+            attempt = (name, new.hash, new.verdict.attempt)
+            assert attempt not in self.rejections, "one verdict for one attempt"
+            self.rejections.add(attempt)
+            assert observation.now >= observation.contact_since + CONTACT_GRACE, "nothing is judged after an outage"
+            self._check_deadline(name, old, new)
+        if old is not None and old.state is State.REJECTED and new.state is State.CANDIDATE:
+            token = spec.rollback.retry_token
+            assert token is not None
+            assert token != old.verdict.retry_token, "a rejected revision is tried again only for a new token"
+        if new.state is State.CANDIDATE and (old is None or old.state is not State.CANDIDATE):
+            self._check_budget(name, goes, observation, new.hash)
+
+    def _check_deadline(self, name: str, old: Revision, new: Revision) -> None:
+        """What can pass by itself condemns nobody before the deadline."""
+
+    def _check_budget(self, name: str, goes: Course, observation: Observation, attempted: str) -> None:
+        serves = (observation.deployment or {}).get("status", {}).get("availableReplicas", 0)
+        good = goes.last_good
+        if good is not None and good.hash != attempted and serves and goes.active != attempted:
+            assert len(goes.history.rollbacks(observation.now)) < self.spec(name).rollback.max_per_hour
+
+    def _check_after(self, write: Write) -> None:
+        if write.plural == "deployments" and write.new is not None:
+            self.applied.add(write.new["metadata"]["name"])
+
+    def _check_applied(self, name: str) -> None:
+        deployment = self.cluster.api.get("deployments", name)
+        if deployment is None or name not in self.applied:
+            return
+        self.applied.remove(name)
+        goes = self.course(name)
+        applied = goes.history.get(names.revision_of(deployment))
+        assert applied is not None, "what is applied is recorded"
+        assert self._is_as_recorded(applied, deployment["spec"]["template"]), "and applied word for word"
+        assert not applied.waits, "nothing starts before its model is there"
+        note(f"{self.cluster.now:.0f} {name} applied {applied.hash} ({applied.state})")
+        if applied.state is State.REJECTED:
+            enabled = self.spec(name).rollback.enabled
+            assert goes.last_good is None or not enabled, "a rejected revision is not applied"
+
+    def _is_as_recorded(self, applied: Revision, template: Manifest) -> bool:
+        """Whether a template is that of a revision, but for what admission makes of it."""
+        deployment = {"metadata": {}, "spec": {"template": applied.template}}
+        admitted = self.cluster._normalised(deployment)["spec"]["template"]
+        return bool(template == admitted)
+
+    def _check_told(self, observation: Observation, status: Manifest) -> None:
+        conditions = {one["type"]: one for one in status["conditions"]}
+        spec = observation.parent.spec
+        assert isinstance(spec, LLMDeploymentSpec)
+        goes = course(observation, spec)
+        declared = goes.history.get(goes.desired)
+        assert not {"Stalled", "Reconciling"} <= conditions.keys()
+        if conditions["Ready"]["status"] == "True" and spec.replicas:
+            assert declared is not None
+            assert declared.state is State.GOOD
+            assert goes.active == goes.desired
+            assert observation.deployment is not None
+            assert is_rolled_out(observation.deployment)
+        if conditions["Ready"]["status"] == "False":
+            assert conditions.keys() & {"Stalled", "Reconciling"}
+        if "RolledBack" in conditions:
+            assert declared is not None
+            assert declared.state is State.REJECTED
+            assert goes.active != goes.desired
+
+    def check_service(self) -> None:
+        """Pods that answered are not taken away as long as the good revision itself is well."""
+        cluster = self.cluster
+        for name, memory in self.known.items():
+            pods = cluster.workloads[name].pods
+            ready = sum(1 for pod in pods if pod.ready_since(cluster.now, cluster.away) is not None)
+            assert ready >= memory.steady, f"{ready} pods of {name} answer at {cluster.now}, {memory.steady} did"
+
+    def check_models(self) -> None:
+        """What a recorded revision needs, whoever's, is not deleted from the volume."""
+        claim = self.cluster.api.get("persistentvolumeclaims", "model-cache")
+        for live in self.cluster.api.every("controllerrevisions"):
+            revision = parse_revision(live)
+            model = None if revision is None else revision.model
+            if claim is not None and model is not None and model.claim == claim["metadata"]["uid"]:
+                assert model.path.removeprefix("/models/") in self.cluster.volume, (
+                    f"{live['metadata']['name']} needs it"
+                )
+
+    # Time.
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the cluster and the operator do what they do until then."""
+        end = self.cluster.now + seconds
+        for _ in range(10_000):
+            self.act()
+            heard = [max(memory.due, self.cluster.now + 0.0) for memory in self.known.values()]
+            deaf = [one.deaf_until for one in self.known.values() if one.deaf_until > self.cluster.now]
+            moment = min([self.cluster.next_change(), *heard, *deaf])
+            if moment > end:
+                break
+            self.cluster.now = max(moment, self.cluster.now)
+        else:
+            raise AssertionError("it never comes to rest")
+        self.cluster.now = end
+
+    def act(self) -> None:
+        """All that can be done at this moment; that must come to an end."""
+        for _ in range(20):
+            self.cluster.settle()
+            self.check_service()
+            self.check_models()
+            wrote = [self.look(name) for name in self.known if self._hears(name)]
+            if not any(wrote) and all(memory.due > self.cluster.now for memory in self.known.values()):
+                break
+        else:
+            raise AssertionError("the operator goes on writing although nothing changes")
+        for name in self.known:
+            # What was told before may be old.
+            if self._hears(name):
+                self._note_what_is_steady(name)
+
+    def _hears(self, name: str) -> bool:
+        memory = self.known[name]
+        return self.cluster.now >= memory.deaf_until or memory.due <= self.cluster.now
+
+    def _note_what_is_steady(self, name: str) -> None:
+        spec, live = self.spec(name), self.cluster.live(name)
+        ready = self.conditions(name).get("Ready", {}).get("status") == "True"
+        told = live["status"]["observedGeneration"] == live["metadata"]["generation"]
+        good = self.cluster.behaviour.get(spec.image or "") in GOOD
+        if ready and told and good and spec.rollout.strategy == "RollingUpdate":
+            memory = self.known[name]
+            memory.steady = max(memory.steady, spec.replicas)
+
+
+def seconds_of(walker: Walker, text: Any) -> float:
+    """A time of a record in seconds of the simulation."""
+    return float((text - START).total_seconds())
