@@ -64,6 +64,7 @@ class Reason(StrEnum):
     POD_SECURITY_VIOLATION = "PodSecurityViolation"
     POD_CREATION_REFUSED = "PodCreationRefused"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    REJECTED_EARLIER = "RejectedEarlier"
 
     MODEL_READY = "ModelReady"
     MODEL_FETCHING = "ModelFetching"
@@ -134,6 +135,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.POD_SECURITY_VIOLATION: "Pod Security admission of the namespace refuses the pod.",
     Reason.POD_CREATION_REFUSED: "Admission refuses the pods: a limit range, a missing priority class, a policy.",
     Reason.PROGRESS_DEADLINE_EXCEEDED: "The replicas did not become available in time, and no fault is known.",
+    Reason.REJECTED_EARLIER: "The revision is recorded as rejected, and the record does not say why.",
     Reason.MODEL_READY: "The model is in the cache, whole and checked.",
     Reason.MODEL_FETCHING: "The model is being fetched into the cache; servers of the new revision start after that.",
     Reason.CLAIM_PENDING: "The claim of the cache has no volume yet.",
@@ -187,7 +189,10 @@ FETCH_REASONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A fact with its reason and a message that ends in a remedy where one is known."""
+    """A fact with its reason and a message that ends in a remedy where one is known.
 
-    reason: Reason
+    The reason is a `Reason`, but for what a newer operator recorded, which is passed on.
+    """
+
+    reason: str
     message: str

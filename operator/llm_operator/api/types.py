@@ -362,7 +362,7 @@ class Rollback(ApiModel):
     ) = Field(
         None,
         description="Any text of your choice, for example a date. A value that was not there when the revision was "
-        "rejected has it tried once more, unchanged.",
+        "rejected has it tried once more.",
     )
 
 

@@ -16,6 +16,8 @@ from llm_operator.core.names import Manifest
 PRE_STOP_SECONDS = 5
 # preStop, then the server's own drain (25 s by default), then a little slack before SIGKILL.
 GRACE_SECONDS = 45
+# Half an hour.
+LEAST_PATIENCE = 900
 CONFINED: Manifest = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -146,7 +148,7 @@ def _server_container(spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
         ],
         "ports": [{"name": names.PORT_NAME, "containerPort": names.SERVER_PORT, "protocol": "TCP"}],
         **({"resources": resources} if resources else {}),
-        "startupProbe": _probe("/startupz", period=2, failures=300),
+        "startupProbe": _probe("/startupz", period=2, failures=_patience(spec)),
         "livenessProbe": _probe("/livez", period=10, failures=3),
         "readinessProbe": _probe("/readyz", period=5, failures=2),
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
@@ -157,6 +159,15 @@ def _server_container(spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
         "securityContext": CONFINED,
         "volumeMounts": [TMP, *([{**MODELS, "readOnly": True}] if spec.is_fetched else [])],
     }
+
+
+def _patience(spec: LLMDeploymentSpec) -> int:
+    """How often a start may be found unfinished, every 2 s, before the kubelet begins anew.
+
+    That must never be before the operator's own verdict, which comes after twice the deadline at the latest; and a
+    deadline that is raised while a start goes on should find room. A server that hangs later is restarted some day.
+    """
+    return max(LEAST_PATIENCE, spec.rollout.progress_deadline_seconds)
 
 
 def _how_it_generates(spec: LLMDeploymentSpec) -> list[Manifest]:

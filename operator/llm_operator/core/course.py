@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
-from llm_operator.core.history import BUDGET_WINDOW, History, is_fresh, read_history
+from llm_operator.core.declaration import declaration
+from llm_operator.core.history import BUDGET_WINDOW, History, read_history
 from llm_operator.core.model import Observation
 from llm_operator.core.names import Manifest
 from llm_operator.core.ownership import controls
-from llm_operator.core.revision import Revision, State, hash_of, revisioned_fields, timestamp
+from llm_operator.core.revision import Revision, State, asks_again, name_of, timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Course:
 def course(observation: Observation, spec: LLMDeploymentSpec) -> Course:
     """Where it goes, by what is recorded now."""
     history = read_history(observation.parent, observation.revisions)
-    desired = hash_of(revisioned_fields(spec), history.revisions)
+    desired = name_of(declaration(spec), history.revisions)
     active = names.revision_of(own_deployment(observation))
     last_good = history.last_good()
     held_back = _held_back(observation, spec, history, desired)
@@ -80,7 +81,7 @@ def fallback_spec(spec: LLMDeploymentSpec) -> LLMDeploymentSpec:
 def _fallback(history: History, spec: LLMDeploymentSpec) -> Revision | None:
     if spec.rollback.fallback != "Mock":
         return None
-    found = history.get(hash_of(revisioned_fields(fallback_spec(spec)), history.revisions))
+    found = history.get(name_of(declaration(fallback_spec(spec)), history.revisions))
     return found if found is not None and found.state is State.FALLBACK else None
 
 
@@ -114,5 +115,5 @@ def _held_back(
 def _needs_attempt(revision: Revision, spec: LLMDeploymentSpec) -> bool:
     """Whether a recorded revision that does not run has to prove itself (again) before it may be called good."""
     if revision.state is State.REJECTED:
-        return is_fresh(spec.rollback.retry_token, revision.verdict)
+        return asks_again(declaration(spec), spec.rollback.retry_token, revision)
     return True

@@ -50,10 +50,10 @@ def _is_worth_telling(kind: ConditionType, before: Manifest, after: Manifest) ->
         # What was Ready before anything else was told has made no transition.
         if after["status"] == "True":
             return bool(before)
-        return Reason(after["reason"]) not in FINE
+        return after["reason"] not in FINE
     if kind is ConditionType.AVAILABLE:
         # Not before the first pod ever answered.
-        return after["status"] == "False" and before.get("status") == "True" and Reason(after["reason"]) not in FINE
+        return after["status"] == "False" and before.get("status") == "True" and after["reason"] not in FINE
     return True
 
 

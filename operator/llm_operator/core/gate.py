@@ -14,6 +14,7 @@ from llm_operator.core.cache_job import is_finished
 from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.children import shared_reference
 from llm_operator.core.claim import add_owner, is_pending, problem, remove_owner
+from llm_operator.core.declaration import declaration
 from llm_operator.core.diagnosis import Proof, is_going
 from llm_operator.core.fetch import Fetch, build_fetch, fetch_name, lost_its_pod, read_fetch
 from llm_operator.core.history import History
@@ -29,7 +30,7 @@ from llm_operator.core.judge import (
 from llm_operator.core.memory import too_small
 from llm_operator.core.model import Action, Amend, Discard, Make, Observation, Settings
 from llm_operator.core.names import Manifest
-from llm_operator.core.revision import Revision, State, Verdict, hash_of, revisioned_fields
+from llm_operator.core.revision import Revision, State, Verdict, name_of
 
 # Every so often the fetch's log is read.
 PROGRESS_SECONDS = 5.0
@@ -70,10 +71,11 @@ def fetch_actions(
 
 def refilled(spec: LLMDeploymentSpec, history: History, claim: Manifest | None) -> LLMDeploymentSpec:
     """The spec that a fetch goes by: a claim that was made anew gets what is pinned, not what the branch means now."""
-    declared = history.get(hash_of(revisioned_fields(spec), history.revisions))
+    declared = history.get(name_of(declaration(spec), history.revisions))
     if declared is None or declared.model is None or not is_elsewhere(declared, claim):
         return spec
-    model = spec.wanted_model.model_copy(update={"revision": declared.model.commit})
+    pinned = {"repository": declared.model.repository, "revision": declared.model.commit}
+    model = spec.wanted_model.model_copy(update=pinned)
     return spec.model_copy(update={"model": model})
 
 
@@ -140,11 +142,11 @@ def remembered(history: History, spec: LLMDeploymentSpec, claim: Manifest | None
     """The model of an earlier revision that declared the same: it is in the claim, and nobody need be asked."""
     if claim is None:
         return None
-    wanted = _which(revisioned_fields(spec))
+    wanted = _which(declaration(spec).values)
     found = [
         one.model
         for one in history.revisions
-        if one.model is not None and one.model.claim == claim["metadata"]["uid"] and _which(one.fields) == wanted
+        if one.model is not None and one.model.claim == claim["metadata"]["uid"] and _which(one.values) == wanted
     ]
     return found[-1] if found else None
 
@@ -220,6 +222,7 @@ def _too_late(observation: Observation, spec: LLMDeploymentSpec) -> Finding:
     return Finding(reason, late if known is None else f"{late} {known.message}")
 
 
-def _which(fields: Manifest) -> tuple[object, ...]:
-    model = fields.get("model", {})
-    return (fields.get("cache"), *(model.get(key) for key in ("repository", "revision", "endpoint")))
+def _which(values: Manifest) -> tuple[object, ...]:
+    """Which model is meant. Not from which address: what a repository holds is the same everywhere."""
+    model = values.get("model", {})
+    return (values.get("cache"), *(model.get(key) for key in ("repository", "revision")))

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from llm_operator.core.model import Parent
 from llm_operator.core.names import Manifest
 from llm_operator.core.ownership import controls
-from llm_operator.core.revision import Revision, State, Verdict, parse_revision
+from llm_operator.core.revision import Revision, State, decided, hash_in, parse_revision
 
 BUDGET_WINDOW = timedelta(hours=1)
 # Besides those that something needs.
@@ -27,31 +27,31 @@ class History:
     def last_good(self) -> Revision | None:
         """The revision that was proved good last."""
         good = [one for one in self.revisions if one.state is State.GOOD]
-        return max(good, key=lambda one: (_decided(one), one.number), default=None)
+        return max(good, key=lambda one: (decided(one), one.number), default=None)
 
     def rejected(self) -> list[Revision]:
         """The revisions that are rejected, the newest first."""
         found = [one for one in self.revisions if one.state is State.REJECTED]
-        return sorted(found, key=lambda one: (_decided(one), one.number), reverse=True)
+        return sorted(found, key=lambda one: (decided(one), one.number), reverse=True)
 
     def next_number(self) -> int:
         """A number that says of a new revision that it is the newest."""
         return max((one.number for one in self.revisions), default=0) + 1
 
     def rollbacks(self, now: datetime) -> list[datetime]:
-        """When there were rollbacks within the last hour, the earliest first."""
-        return sorted(
-            moment for one in self.revisions for moment in one.verdict.rollbacks if moment > now - BUDGET_WINDOW
-        )
+        """When there were rollbacks within the last hour, the earliest first.
+
+        A revision that is rendered anew takes them along, and those of the record before it count once.
+        """
+        counted = {
+            (hash_in(one.hash), moment) for one in self.revisions for moment in recent(one.verdict.rollbacks, now)
+        }
+        return sorted(moment for _, moment in counted)
 
     def superfluous(self, needed: Iterable[str | None], now: datetime) -> list[Revision]:
         """Revisions that may be forgotten: not needed, in no budget, and older than the few kept for people."""
         keep = set(needed)
-        rest = [
-            one
-            for one in self.revisions
-            if one.hash not in keep and not any(moment > now - BUDGET_WINDOW for moment in one.verdict.rollbacks)
-        ]
+        rest = [one for one in self.revisions if one.hash not in keep and not recent(one.verdict.rollbacks, now)]
         return rest[: max(0, len(rest) - KEPT)]
 
 
@@ -62,10 +62,6 @@ def read_history(parent: Parent, manifests: Iterable[Manifest]) -> History:
     return History(tuple(sorted(revisions, key=lambda one: one.number)))
 
 
-def is_fresh(token: str | None, verdict: Verdict) -> bool:
-    """Whether a retry token asks for an attempt that this verdict does not know of."""
-    return token is not None and token != verdict.retry_token
-
-
-def _decided(revision: Revision) -> float:
-    return 0.0 if revision.verdict.decided_at is None else revision.verdict.decided_at.timestamp()
+def recent(rollbacks: Iterable[datetime], now: datetime) -> tuple[datetime, ...]:
+    """Those rollbacks that a budget still counts; nobody needs to know of the others."""
+    return tuple(moment for moment in rollbacks if moment > now - BUDGET_WINDOW)

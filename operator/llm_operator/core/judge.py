@@ -13,6 +13,7 @@ from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.diagnosis import Fault, Proof, diagnose, is_going, is_over, is_ready, not_answering
+from llm_operator.core.history import recent
 from llm_operator.core.model import Observation, Settings, Suspicion
 from llm_operator.core.names import Manifest
 from llm_operator.core.revision import Revision, State, Verdict, timestamp
@@ -188,7 +189,7 @@ def rejected(
         decided_at=observation.now,
         reason=str(finding.reason),
         message=finding.message,
-        rollbacks=(*revision.verdict.rollbacks, *((observation.now,) if rolls_back else ())),
+        rollbacks=recent((*revision.verdict.rollbacks, *((observation.now,) if rolls_back else ())), observation.now),
     )
     return Judgement(verdict, finding)
 

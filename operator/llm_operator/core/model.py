@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Finding
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core.names import Manifest
 
@@ -48,7 +48,7 @@ class Suspicion:
 
     revision: str
     attempt: int
-    reason: Reason
+    reason: str
     since: datetime
 
 

@@ -17,6 +17,7 @@ from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.children import build_deployment, build_service
 from llm_operator.core.claim import amend_claim, build_claim
 from llm_operator.core.course import Course, course, fallback_spec, own_deployment
+from llm_operator.core.declaration import Declaration, declaration
 from llm_operator.core.drift import first_difference
 from llm_operator.core.foreign import drift
 from llm_operator.core.gate import (
@@ -28,7 +29,7 @@ from llm_operator.core.gate import (
     refilled,
     remembered,
 )
-from llm_operator.core.history import is_fresh
+from llm_operator.core.history import recent
 from llm_operator.core.judge import is_rolled_out, judge
 from llm_operator.core.memory import too_small
 from llm_operator.core.model import (
@@ -51,10 +52,14 @@ from llm_operator.core.revision import (
     Revision,
     State,
     Verdict,
-    hash_of,
+    asks_again,
+    hash_in,
+    is_fresh,
+    is_rendered_so,
+    name_of,
     new_revision,
+    next_name,
     recorded,
-    revisioned_fields,
 )
 
 # Foreign objects carry no label of ours, so no event tells that one went away.
@@ -133,9 +138,9 @@ class _Planner:
         )
         if not runs or not is_rolled_out(deployment):
             return
-        fields = revisioned_fields(self.spec) if goes.active == goes.desired else {}
+        said = declaration(self.spec) if hash_in(goes.active) == goes.desired else None
         verdict = Verdict(State.GOOD, decided_at=self.now)
-        self._record(fields, deployment["spec"]["template"], goes, name=goes.active, verdict=verdict)
+        self._record(said, deployment["spec"]["template"], goes, name=goes.active, verdict=verdict)
 
     def _record_what_is_declared(self) -> None:
         goes = self._course()
@@ -145,16 +150,35 @@ class _Planner:
         if revision is None:
             self._record_new(self.spec, goes, name=goes.desired, verdict=self._attempt(1))
             self.waits.append(NEXT_LOOK_SECONDS)
-        elif self._must_prove_itself(revision, goes):
-            again = 0 if revision.state in (State.CANDIDATE, State.FALLBACK) else 1
-            verdict = self._attempt(revision.verdict.attempt + again)
+        elif self._is_to_be_rendered_anew(revision):
+            self._record_new(self.spec, goes, name=next_name(revision.hash), verdict=self._another_attempt(revision))
             self.waits.append(NEXT_LOOK_SECONDS)
-            self._judge(revision, replace(verdict, rollbacks=revision.verdict.rollbacks))
+        elif self._must_prove_itself(revision, goes):
+            self._judge(revision, self._another_attempt(revision))
+            self.waits.append(NEXT_LOOK_SECONDS)
+        elif revision.state is State.CANDIDATE and is_fresh(self.spec.rollback.retry_token, revision.verdict):
+            # It is being tried: what asks for that need not be asked again once it is rejected.
+            self._judge(revision, replace(revision.verdict, retry_token=self.spec.rollback.retry_token))
+            self.waits.append(NEXT_LOOK_SECONDS)
+
+    def _is_to_be_rendered_anew(self, revision: Revision) -> bool:
+        """Whether a retry is asked for, and the operator would render the pods otherwise today.
+
+        What is wrong may be the operator's: the image that it was installed with. What was never rejected stays as it
+        was proved, or is being tried.
+        """
+        token = self.spec.rollback.retry_token
+        tried = revision.state is State.CANDIDATE and is_fresh(token, revision.verdict)
+        asked = tried or (revision.state is State.REJECTED and self._asks_again(revision))
+        return asked and not is_rendered_so(self.parent, self.spec, self.settings, revision)
+
+    def _asks_again(self, revision: Revision) -> bool:
+        return asks_again(declaration(self.spec), self.spec.rollback.retry_token, revision)
 
     def _must_prove_itself(self, revision: Revision, goes: Course) -> bool:
-        """Whether an attempt begins: with a fresh token, or because something else runs now."""
+        """Whether an attempt begins: one is asked for, or something else runs now."""
         if revision.state is State.REJECTED:
-            return is_fresh(self.spec.rollback.retry_token, revision.verdict)
+            return self._asks_again(revision)
         if goes.active == revision.hash and revision.state is not State.FALLBACK:
             return False
         if (
@@ -162,8 +186,9 @@ class _Planner:
             and revision.state is State.CANDIDATE
             and self.parent.status.get("desiredRevision") in (None, revision.hash)
         ):
-            # It is not left aside, its model is being fetched.
-            return revision.verdict.started_at is None and self.spec.replicas > 0
+            # It is not left aside, its model is being fetched. On other terms that is tried anew.
+            begins = revision.verdict.started_at is None or declaration(self.spec).terms != revision.terms
+            return begins and self.spec.replicas > 0
         if revision.state is State.CANDIDATE:
             started = revision.verdict.started_at
             return self.spec.replicas > 0 and (started is None or self.now - started > LEFT_ASIDE)
@@ -171,8 +196,19 @@ class _Planner:
 
     def _attempt(self, number: int) -> Verdict:
         since = self.now if self.spec.replicas else None
-        token = self.spec.rollback.retry_token
-        return Verdict(State.CANDIDATE, attempt=number, started_at=since, progress_at=since, retry_token=token)
+        return Verdict(
+            State.CANDIDATE,
+            attempt=number,
+            started_at=since,
+            progress_at=since,
+            retry_token=self.spec.rollback.retry_token,
+            terms=declaration(self.spec).terms,
+        )
+
+    def _another_attempt(self, revision: Revision) -> Verdict:
+        again = 0 if revision.state in (State.CANDIDATE, State.FALLBACK) else 1
+        verdict = self._attempt(revision.verdict.attempt + again)
+        return replace(verdict, rollbacks=recent(revision.verdict.rollbacks, self.now))
 
     def _make_the_claim(self) -> None:
         cache = self.spec.used_cache
@@ -261,9 +297,15 @@ class _Planner:
         if not wanted or declared is None or declared.state is not State.REJECTED:
             return
         spec = fallback_spec(self.spec)
-        name = hash_of(revisioned_fields(spec), goes.history.revisions)
-        if goes.history.get(name) is None:
+        name = name_of(declaration(spec), goes.history.revisions)
+        known = goes.history.get(name)
+        if known is None:
             self._record_new(spec, goes, name=name, verdict=Verdict(State.FALLBACK))
+            return
+        # Nothing of one that does not run restarts when it is rendered anew.
+        stands_by = known.state is State.FALLBACK and known.hash != goes.active
+        if stands_by and not is_rendered_so(self.parent, spec, self.settings, known):
+            self._record_new(spec, goes, name=next_name(name), verdict=Verdict(State.FALLBACK))
 
     def _apply_children(self) -> None:
         target = self._course().target
@@ -293,9 +335,11 @@ class _Planner:
         fits = model is not None and too_small(spec, model) is None
         self._add(revision.judged(verdict, model) if fits else revision)
 
-    def _record(self, fields: Manifest, template: Manifest, goes: Course, *, name: str, verdict: Verdict) -> None:
+    def _record(
+        self, said: Declaration | None, template: Manifest, goes: Course, *, name: str, verdict: Verdict
+    ) -> None:
         number = goes.history.next_number()
-        self._add(recorded(self.parent, fields, template, name=name, number=number, verdict=verdict))
+        self._add(recorded(self.parent, said, template, name=name, number=number, verdict=verdict))
 
     def _add(self, revision: Revision) -> None:
         self.actions.append(Record(revision.live))

@@ -49,7 +49,7 @@ def _rejected_and_replaced(view: View) -> Finding | None:
 
 def _rejected_and_kept(view: View) -> Finding | None:
     rejected = view.rejected
-    return None if rejected is None else Finding(Reason(rejected.verdict.reason), rejected.verdict.message)
+    return None if rejected is None else Finding(rejected.verdict.reason, rejected.verdict.message)
 
 
 def _not_applied(view: View) -> Finding | None:

@@ -6,43 +6,33 @@ would render it otherwise restarts nothing. All of it lives in an owned Controll
 one annotation of it; status only shows it.
 """
 
-import hashlib
 import json
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 from llm_operator.api.conditions import Reason
 from llm_operator.api.types import LLMDeploymentSpec
-from llm_operator.core import names, quantity
+from llm_operator.core import names
 from llm_operator.core.cached_model import CachedModel, pinned, waits
 from llm_operator.core.cached_model import decode as decode_model
 from llm_operator.core.cached_model import encode as encode_model
 from llm_operator.core.children import build_pod_template, metadata
+from llm_operator.core.declaration import Declaration, declaration, digest, says_the_same, terms_in, values_in
 from llm_operator.core.model import Parent, Settings
 from llm_operator.core.names import Manifest
 
-# What shapes the pods. Not replicas, rollout and rollback: editing those makes no revision. A model, and the claim it
-# is in, do so where there is one to be fetched.
-REVISIONED = frozenset(
-    {
-        "mode",
-        "image",
-        "image_pull_policy",
-        "image_pull_secrets",
-        "resources",
-        "node_selector",
-        "tolerations",
-        "affinity",
-        "priority_class_name",
-        "generation",
-    }
-)
-HASH_LENGTH = 10
+# A name of the same fields rendered anew: HASH-2, HASH-3 ...
+AGAIN = re.compile(r"(?P<hash>.+)-(?P<time>[1-9][0-9]{0,8})")
+# As conditions take it.
+REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
 MESSAGE_LIMIT = 2048
+REASON_LENGTH = 128
 
 
 class State(StrEnum):
@@ -60,7 +50,8 @@ class Verdict:
 
     `started_at` is None while nothing of it is to run. `progress` is the most replicas that were ever available,
     since `progress_at`. `extended` says that its time was doubled, because good pods failed too when it was over.
-    `rollbacks` are the times at which it was rejected in favour of a good one.
+    `rollbacks` are the times at which it was rejected in favour of a good one. `retry_token` and `terms` are those that
+    the attempt knows of.
     """
 
     state: State
@@ -74,6 +65,7 @@ class Verdict:
     message: str = ""
     retry_token: str | None = None
     rollbacks: tuple[datetime, ...] = ()
+    terms: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +79,12 @@ class Revision:
     verdict: Verdict
     live: Manifest
     model: CachedModel | None = None
+    values: Manifest = field(default_factory=dict)
+
+    @property
+    def terms(self) -> str:
+        """The terms on which its model was to be fetched in the last attempt."""
+        return self.verdict.terms or terms_in(self.values)
 
     @property
     def waits(self) -> bool:
@@ -109,39 +107,46 @@ class Revision:
         return replace(self, verdict=verdict, live=live, model=model, template=pinned(self.template, model))
 
 
-def revisioned_fields(spec: LLMDeploymentSpec) -> Manifest:
-    """The part of a spec that makes a revision, in one form whichever way it was written.
+def name_of(said: Declaration, revisions: Iterable[Revision]) -> str:
+    """The name of the revision that a spec declares: that of a record that says the same, else a hash of its fields.
 
-    Defaults are left out, so that a field a later operator adds changes no hash.
+    Of several such records the one that was proved good last counts, then the newest: it is the others rendered anew.
     """
-    included = set(REVISIONED) if spec.canonical_mode == "mock" else {*REVISIONED, "model"}
-    fields = spec.model_dump(by_alias=True, include=included, exclude_none=True, exclude_defaults=True)
-    if spec.used_cache is not None:
-        # That there is a cache makes a difference, even if all of it is default.
-        fields["cache"] = {"claimName": spec.used_cache.claim_name}
-    fields["resources"] = {
-        group: {name: quantity.canonical(amount) for name, amount in amounts.items()}
-        for group, amounts in fields.get("resources", {}).items()
-        if amounts
-    }
-    fields["generation"] = {
-        name: quantity.canonical(value) if isinstance(value, str) else value
-        for name, value in fields.get("generation", {}).items()
-    }
-    return {**{key: value for key, value in fields.items() if value not in ({}, [])}, "mode": spec.canonical_mode}
+    known = list(revisions)
+    same = [one for one in known if says_the_same(said, one.fields, one.values)]
+    if same:
+        good = [one for one in same if one.state is State.GOOD]
+        return max(good or same, key=lambda one: (decided(one) if good else 0.0, one.number)).hash
+    # Of a revision whose record was lost and made anew the fields are not known.
+    taken = {one.hash for one in known if one.fields}
+    return next(name for name in (digest(said.fields, salt) for salt in count()) if name not in taken)
 
 
-def hash_of(fields: Manifest, revisions: Iterable[Revision]) -> str:
-    """The name of the revision with these fields; another one where a different revision already has it."""
-    taken = {one.hash: one.fields for one in revisions}
-    salt = 0
-    while True:
-        text = json.dumps([fields, salt] if salt else fields, sort_keys=True, separators=(",", ":"))
-        digest = hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
-        # Of a revision whose record was lost and made anew the fields are not known.
-        if taken.get(digest) in (None, {}, fields):
-            return digest
-        salt += 1
+def hash_in(name: str) -> str:
+    """The hash of the fields that a name begins with."""
+    again = AGAIN.fullmatch(name)
+    return name if again is None else again["hash"]
+
+
+def next_name(name: str) -> str:
+    """The name of the same fields, rendered once more."""
+    again = AGAIN.fullmatch(name)
+    return f"{hash_in(name)}-{2 if again is None else int(again['time']) + 1}"
+
+
+def decided(revision: Revision) -> float:
+    """When its verdict was found, for comparisons; an unknown time is long ago."""
+    return 0.0 if revision.verdict.decided_at is None else revision.verdict.decided_at.timestamp()
+
+
+def is_fresh(token: str | None, verdict: Verdict) -> bool:
+    """Whether a retry token asks for an attempt that this verdict does not know of."""
+    return token is not None and token != verdict.retry_token
+
+
+def asks_again(said: Declaration, token: str | None, revision: Revision) -> bool:
+    """Whether another attempt is asked for: by a fresh token, or by other terms for a model that is not there."""
+    return is_fresh(token, revision.verdict) or (revision.waits and said.terms not in (None, revision.terms))
 
 
 def new_revision(
@@ -149,13 +154,20 @@ def new_revision(
 ) -> Revision:
     """Render the pod template and put it into a ControllerRevision that is still to be created."""
     template = build_pod_template(parent.name, spec, settings, revision=name)
-    return recorded(parent, revisioned_fields(spec), template, name=name, number=number, verdict=verdict)
+    return recorded(parent, declaration(spec), template, name=name, number=number, verdict=verdict)
+
+
+def is_rendered_so(parent: Parent, spec: LLMDeploymentSpec, settings: Settings, revision: Revision) -> bool:
+    """Whether the revision would be rendered today as it once was."""
+    today = build_pod_template(parent.name, spec, settings, revision=revision.hash)
+    return bool(revision.live["data"]["template"] == today)
 
 
 def recorded(
-    parent: Parent, fields: Manifest, template: Manifest, *, name: str, number: int, verdict: Verdict
+    parent: Parent, said: Declaration | None, template: Manifest, *, name: str, number: int, verdict: Verdict
 ) -> Revision:
-    """A ControllerRevision with this template, still to be created."""
+    """A ControllerRevision with this template, still to be created. What it declares may not be known any more."""
+    fields, values = ({}, {}) if said is None else (said.fields, said.values)
     manifest: Manifest = {
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
@@ -164,9 +176,9 @@ def recorded(
             "annotations": {names.REVISION: name, names.VERDICT: encode(verdict)},
         },
         "revision": number,
-        "data": {"fields": fields, "template": template},
+        "data": {"fields": fields, "values": values, "template": template},
     }
-    return Revision(name, number, fields, template, verdict, manifest)
+    return Revision(name, number, fields, template, verdict, manifest, values=values)
 
 
 def parse_revision(live: Manifest) -> Revision | None:
@@ -178,13 +190,14 @@ def parse_revision(live: Manifest) -> Revision | None:
     data = live.get("data")
     if name is None or not isinstance(data, dict) or not isinstance(data.get("template"), dict):
         return None
-    fields = data.get("fields")
+    fields, values = (one if isinstance(one, dict) else {} for one in (data.get("fields"), data.get("values")))
     annotation = live["metadata"]["annotations"].get(names.VERDICT)
     model = decode_model(live["metadata"]["annotations"].get(names.MODEL))
     return Revision(
         hash=name,
         number=live.get("revision", 0),
-        fields=fields if isinstance(fields, dict) else {},
+        fields=fields,
+        values=values or values_in(fields),
         template=data["template"] if model is None else pinned(data["template"], model),
         model=model,
         verdict=decode(annotation)
@@ -207,17 +220,22 @@ def encode(verdict: Verdict) -> str:
         "message": verdict.message[:MESSAGE_LIMIT],
         "retryToken": verdict.retry_token,
         "rollbacks": [_text(one) for one in verdict.rollbacks],
+        "terms": verdict.terms,
     }
     return json.dumps({key: value for key, value in fields.items() if value})
 
 
 @lru_cache(maxsize=4096)
 def decode(annotation: str | None) -> Verdict | None:
-    """The verdict that an annotation holds, or None when it cannot be read: anybody may have edited it."""
+    """The verdict that an annotation holds, or None when it cannot be read: anybody may have edited it.
+
+    What a newer operator called a revision, this one may not know. Then it is not good: better not tried than tried
+    again. The reason for a rejection is told as it stands there.
+    """
     try:
         fields = json.loads(annotation or "")
-        state = State(fields["state"])
-        reason = Reason(fields["reason"]) if state is State.REJECTED else ""
+        state = _state(fields["state"])
+        reason = _reason(fields.get("reason")) if state is State.REJECTED else ""
         return Verdict(
             state=state,
             attempt=max(1, _count(fields.get("attempt", 1))),
@@ -226,10 +244,11 @@ def decode(annotation: str | None) -> Verdict | None:
             progress_at=_time(fields.get("progressAt")),
             decided_at=_time(fields.get("decidedAt")),
             extended=fields.get("extended") is True,
-            reason=str(reason),
+            reason=reason,
             message=str(fields.get("message", "")),
             retry_token=None if fields.get("retryToken") is None else str(fields["retryToken"]),
             rollbacks=tuple(_moment(one) for one in fields.get("rollbacks", [])),
+            terms=None if fields.get("terms") is None else str(fields["terms"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
         return None
@@ -238,6 +257,18 @@ def decode(annotation: str | None) -> Verdict | None:
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with seconds, as metav1.Time."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _state(text: Any) -> State:
+    known = {str(state): state for state in State}
+    if not isinstance(text, str) or not text:
+        raise ValueError(text)
+    return known.get(text, State.REJECTED)
+
+
+def _reason(text: Any) -> str:
+    is_one = isinstance(text, str) and len(text) <= REASON_LENGTH and REASON.fullmatch(text)
+    return text if is_one else str(Reason.REJECTED_EARLIER)
 
 
 def _text(moment: datetime | None) -> str | None:

@@ -110,9 +110,9 @@ def _model(view: View) -> Manifest | None:
     if view.course is None:
         return None
     revision = view.course.history.get(view.course.active) or view.declared
-    if revision is None or revision.fields.get("mode") != "qwen":
+    if revision is None or revision.values.get("mode") != "qwen":
         return None
-    model = Model.model_validate(revision.fields.get("model", {}))
+    model = Model.model_validate(revision.values.get("model", {}))
     commit = {} if revision.model is None else {"commit": revision.model.commit}
     return {"repository": model.repository, "revision": model.revision, **commit}
 
@@ -146,7 +146,7 @@ def _model_cached(view: View) -> Finding | None:
             # That is known only of a model that is there.
             name = view.spec.wanted_model.repository
             return Finding(Reason.MODEL_READY, f"{name} is in PersistentVolumeClaim {cache.claim_name}.")
-        return Finding(Reason(rejected.verdict.reason), rejected.verdict.message)
+        return Finding(rejected.verdict.reason, rejected.verdict.message)
     return view.waits_for or Finding(Reason.MODEL_FETCHING, "The fetch of the model has not started yet.")
 
 
@@ -221,7 +221,7 @@ def _rolled_back(view: View) -> Finding | None:
     if rejected is None or target is None or not view.replacement_is_there:
         return None
     return Finding(
-        Reason(rejected.verdict.reason),
+        rejected.verdict.reason,
         f"Revision {target.hash} runs in place of {rejected.hash}. {brief(rejected.verdict.message)}",
     )
 

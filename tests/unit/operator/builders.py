@@ -10,6 +10,7 @@ from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.contact import LONG_AGO
 from llm_operator.core import names
 from llm_operator.core.children import build_deployment, build_pod_template, build_service
+from llm_operator.core.declaration import declaration
 from llm_operator.core.fetch import build_fetch, fetch_name
 from llm_operator.core.model import (
     Amend,
@@ -29,10 +30,9 @@ from llm_operator.core.revision import (
     Revision,
     State,
     Verdict,
-    hash_of,
+    name_of,
     new_revision,
     parse_revision,
-    revisioned_fields,
     timestamp,
 )
 
@@ -91,7 +91,7 @@ def a_revision(
 ) -> Revision:
     """A recorded revision of a spec, with a verdict of that state."""
     spec = spec or a_spec()
-    name = hash_of(revisioned_fields(spec), ())
+    name = name_of(declaration(spec), ())
     made = new_revision(a_parent(), spec, SETTINGS, name=name, number=number, verdict=a_verdict(state, **over))
     return read(as_stored(made.live))
 
@@ -105,7 +105,7 @@ def read(live: Manifest) -> Revision:
 def a_manifest(spec: LLMDeploymentSpec | None = None, revision: Revision | None = None) -> Manifest:
     """The Deployment that is applied for a spec, with its own template or that of another revision."""
     spec = spec or a_spec()
-    name = hash_of(revisioned_fields(spec), ())
+    name = name_of(declaration(spec), ())
     template = build_pod_template("triage", spec, SETTINGS, revision=name)
     if revision is not None:
         name, template = revision.hash, revision.template

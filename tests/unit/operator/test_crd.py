@@ -8,7 +8,8 @@ from llm_operator.api.conditions import MEANINGS, ConditionType, Reason
 from llm_operator.api.crd import crd_yaml, custom_resource_definition
 from llm_operator.api.reference import reference
 from llm_operator.api.types import LLMDeployment, LLMDeploymentSpec
-from llm_operator.core.revision import HASH_LENGTH, MESSAGE_LIMIT
+from llm_operator.core.declaration import DIGEST_LENGTH
+from llm_operator.core.revision import MESSAGE_LIMIT
 from llm_operator.core.status import MESSAGE_SHOWN, REJECTED_SHOWN
 from llm_operator.settings import OperatorSettings
 
@@ -81,7 +82,7 @@ def test_what_the_operator_writes_fits_the_bounds_of_the_status() -> None:
     assert rejected["message"]["maxLength"] >= MESSAGE_SHOWN
     assert MESSAGE_SHOWN >= MESSAGE_LIMIT, "a verdict's message is told as a whole"
     for revision in (status["desiredRevision"], status["activeRevision"], rejected["revision"]):
-        assert revision["maxLength"] >= HASH_LENGTH
+        assert revision["maxLength"] >= DIGEST_LENGTH
 
 
 def test_an_empty_rollout_and_rollback_get_their_defaults_from_the_api_server() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from llm_operator.core.history import BUDGET_WINDOW, KEPT, History, is_fresh, read_history
-from llm_operator.core.revision import Revision, State, Verdict
+from llm_operator.core.history import BUDGET_WINDOW, KEPT, History, read_history
+from llm_operator.core.revision import Revision, State, Verdict, is_fresh
 from tests.unit.operator.builders import NOW, a_parent, a_revision, a_spec, ago, going
 
 

@@ -8,24 +8,23 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic.alias_generators import to_camel
 
 from llm_operator.api.conditions import Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.cached_model import CachedModel
+from llm_operator.core.declaration import DIGEST_LENGTH, UNREVISIONED, declaration
 from llm_operator.core.names import Manifest
 from llm_operator.core.revision import (
-    HASH_LENGTH,
     MESSAGE_LIMIT,
-    REVISIONED,
     State,
     Verdict,
     decode,
     encode,
-    hash_of,
+    name_of,
     new_revision,
     parse_revision,
-    revisioned_fields,
     timestamp,
 )
 from tests.unit.operator.builders import NOW, SETTINGS, a_cached_spec, a_parent, a_revision, a_spec, a_verdict, read
@@ -49,8 +48,8 @@ FULL: dict[str, Any] = {
 }
 
 
-def name_of(**fields: Any) -> str:
-    return hash_of(revisioned_fields(a_spec(**fields)), ())
+def named(**fields: Any) -> str:
+    return name_of(declaration(a_spec(**fields)), ())
 
 
 # Another hash for the same spec would restart every server at the next upgrade of the operator.
@@ -64,8 +63,8 @@ def name_of(**fields: Any) -> str:
     ids=["minimal", "full", "generation"],
 )
 def test_the_name_of_a_spec_never_changes(fields: dict[str, Any], name: str) -> None:
-    assert name_of(**fields) == name
-    assert len(name) == HASH_LENGTH
+    assert named(**fields) == name
+    assert len(name) == DIGEST_LENGTH
 
 
 SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -102,16 +101,16 @@ OTHER: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME)
 def test_it_is_the_same_revision_whatever_differs_but_the_pods(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert name_of(**one) == name_of(**other)
+    assert named(**one) == named(**other)
 
 
 @pytest.mark.parametrize("fields", OTHER.values(), ids=OTHER)
 def test_it_is_another_revision_with_another(fields: dict[str, Any]) -> None:
-    assert name_of(**fields) != name_of()
+    assert named(**fields) != named()
 
 
 def test_every_field_of_the_spec_either_makes_a_revision_or_does_not() -> None:
-    assert LLMDeploymentSpec.model_fields.keys() == REVISIONED | {"model", "cache", "replicas", "rollout", "rollback"}
+    assert {to_camel(name) for name in LLMDeploymentSpec.model_fields} == FULL.keys() | {"generation"} | UNREVISIONED
 
 
 @pytest.mark.parametrize(
@@ -124,16 +123,16 @@ def test_every_field_of_the_spec_either_makes_a_revision_or_does_not() -> None:
     ],
 )
 def test_names_from_before_there_were_models_stay(spec: dict[str, Any], name: str) -> None:
-    assert name_of(**spec) == name, "another name would restart every pod"
+    assert named(**spec) == name, "another name would restart every pod"
 
 
 def test_of_the_cache_only_its_claim_makes_a_revision_and_only_where_a_model_is_fetched() -> None:
-    cached = name_of(mode="qwen", cache={})
-    assert cached != name_of(mode="qwen")
-    assert cached == name_of(mode="qwen", cache={"size": "90Gi", "deletionPolicy": "Delete", "storageClassName": "x"})
-    assert cached != name_of(mode="qwen", cache={"claimName": "other"})
+    cached = named(mode="qwen", cache={})
+    assert cached != named(mode="qwen")
+    assert cached == named(mode="qwen", cache={"size": "90Gi", "deletionPolicy": "Delete", "storageClassName": "x"})
+    assert cached != named(mode="qwen", cache={"claimName": "other"})
     image = {"mode": "qwen", "model": {"source": "image"}}
-    assert name_of(**image) == name_of(**image, cache={})
+    assert named(**image) == named(**image, cache={})
 
 
 def test_a_pinned_model_is_in_the_template_and_not_in_the_data() -> None:
@@ -148,37 +147,37 @@ def test_a_pinned_model_is_in_the_template_and_not_in_the_data() -> None:
 
 
 def test_a_field_that_a_later_operator_adds_changes_no_name() -> None:
-    assert revisioned_fields(a_spec()) == {"mode": "mock"}, "what is not declared is not in it"
-    defaults = {name: field.default for name, field in LLMDeploymentSpec.model_fields.items() if name in REVISIONED}
-    del defaults["mode"]
-    assert revisioned_fields(a_spec(**defaults)) == {"mode": "mock"}
+    assert declaration(a_spec()).fields == {"mode": "mock"}, "what is not declared is not in it"
+    defaults = {name: field.default for name, field in LLMDeploymentSpec.model_fields.items()}
+    assert declaration(a_spec(**{**defaults, "mode": "mock"})).fields == {"mode": "mock"}
 
 
 @pytest.mark.parametrize("label", ["limits", "requests", "resources"])
 def test_a_label_may_be_called_like_a_part_of_the_resources(label: str) -> None:
-    fields = revisioned_fields(a_spec(nodeSelector={label: "1000m"}))
+    fields = declaration(a_spec(nodeSelector={label: "1000m"})).fields
     assert fields == {"mode": "mock", "nodeSelector": {label: "1000m"}}
 
 
 def test_a_tolerations_order_and_number_mean_something() -> None:
     one, other = {"key": "a", "operator": "Exists"}, {"key": "b", "operator": "Exists"}
-    assert name_of(tolerations=[one, other]) != name_of(tolerations=[other, one])
+    assert named(tolerations=[one, other]) != named(tolerations=[other, one])
 
 
 # Collisions.
 
 
 def test_a_different_revision_of_the_same_name_gives_way() -> None:
-    fields = revisioned_fields(a_spec())
-    taken = replace(a_revision(), fields={"mode": "mock", "image": "another:1"})
-    name = hash_of(fields, [taken])
+    said, another = declaration(a_spec()), declaration(a_spec(image="another:1"))
+    taken = replace(a_revision(), fields=another.fields, values=another.values)
+    name = name_of(said, [taken])
     assert name != taken.hash
-    assert hash_of(fields, [taken, replace(taken, hash=name, fields=fields)]) == name, "and finds its own again"
-    assert hash_of(fields, [taken, replace(taken, hash=name)]) not in (name, taken.hash)
+    own = replace(taken, hash=name, fields=said.fields, values=said.values)
+    assert name_of(said, [taken, own]) == name, "and finds its own again"
+    assert name_of(said, [taken, replace(taken, hash=name)]) not in (name, taken.hash)
 
 
 def test_a_revision_whose_fields_are_not_known_is_taken_for_the_one_of_its_name() -> None:
-    assert hash_of(revisioned_fields(a_spec()), [replace(a_revision(), fields={})]) == a_revision().hash
+    assert name_of(declaration(a_spec()), [replace(a_revision(), fields={}, values={})]) == a_revision().hash
 
 
 # Records.
@@ -228,7 +227,7 @@ def test_what_cannot_be_a_revision_of_ours_is_none(live: Manifest) -> None:
 def test_a_record_without_fields_and_number_is_still_one() -> None:
     live = damaged(data={"template": {"spec": {}}, "fields": "none"})
     del live["revision"]
-    assert (read(live).fields, read(live).number) == ({}, 0)
+    assert (read(live).fields, read(live).values, read(live).number) == ({}, {}, 0)
 
 
 WRONG: list[dict[str, Any]] = [
@@ -258,13 +257,11 @@ CORRUPT = [
     '"Good"',
     "{}",
     "[" * 100_000,
-    '{"state": "Excellent"}',
     '{"state": ["Good"]}',
     '{"state": "Good", "attempt": Infinity}',
     '{"state": "Good", "attempt": 1e999}',
     '{"state": "Good", "attempt": NaN}',
-    '{"state": "Rejected"}',
-    '{"state": "Rejected", "reason": "Whim"}',
+    '{"state": ""}',
     *(json.dumps({"state": "Good", **wrong}) for wrong in WRONG),
 ]
 
@@ -287,7 +284,18 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-KEYS = ("state", "attempt", "startedAt", "progress", "progressAt", "decidedAt", "reason", "message", "retryToken")
+KEYS = (
+    "state",
+    "attempt",
+    "startedAt",
+    "progress",
+    "progressAt",
+    "decidedAt",
+    "reason",
+    "message",
+    "retryToken",
+    "terms",
+)
 ALMOST = st.fixed_dictionaries(
     {"state": st.sampled_from(State)},
     optional=dict.fromkeys((*KEYS[1:], "rollbacks"), JSON),
@@ -317,6 +325,7 @@ VERDICTS = st.builds(
     message=st.text(max_size=100),
     retry_token=st.none() | st.text(min_size=1, max_size=63),
     rollbacks=st.lists(MOMENTS, max_size=3).map(tuple),
+    terms=st.none() | st.text(min_size=1, max_size=10),
 )
 
 
@@ -326,6 +335,24 @@ def test_a_verdict_survives_being_written(verdict: Verdict, reason: Reason) -> N
     assert decode(encode(verdict)) == verdict
     rejected = replace(verdict, state=State.REJECTED, reason=str(reason))
     assert decode(encode(rejected)) == rejected
+
+
+REASONS = {
+    "Whim": "Whim",
+    "ImageNotFound": "ImageNotFound",
+    "not a word": "RejectedEarlier",
+    "": "RejectedEarlier",
+    None: "RejectedEarlier",
+    7: "RejectedEarlier",
+    "x" * 129: "RejectedEarlier",
+}
+
+
+@pytest.mark.parametrize(("recorded", "told"), REASONS.items(), ids=lambda one: str(one)[:20])
+@pytest.mark.parametrize("state", ["Rejected", "Forbidden"])
+def test_what_a_newer_operator_rejected_stays_so_with_its_words(state: str, recorded: object, told: str) -> None:
+    verdict = decode(json.dumps({"state": state, "attempt": 2, "reason": recorded, "message": "In its own words."}))
+    assert verdict == Verdict(State.REJECTED, attempt=2, reason=told, message="In its own words.")
 
 
 def test_a_verdict_says_nothing_that_goes_without_saying() -> None:
