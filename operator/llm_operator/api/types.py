@@ -280,8 +280,10 @@ class Cache(ApiModel, json_schema_extra=rules(
         description="Size of a claim that the operator creates, 1Mi to 1Pi. May grow later if the storage class allows "
         "expansion. The files of Qwen3-4B are 8 GB.",
     )
-    storage_class_name: Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{DNS_SUBDOMAIN}$")] | None = (
-        Field(None, description="StorageClass of a claim that the operator creates; unset means the cluster's default.")
+    storage_class_name: Annotated[str, Field(max_length=253, pattern=f"^({DNS_SUBDOMAIN})?$")] | None = Field(
+        None,
+        description="StorageClass of a claim that the operator creates; unset means the cluster's default. An empty "
+        "one asks for a volume that somebody has made by hand.",
     )
     access_modes: list[Literal["ReadWriteMany", "ReadWriteOnce"]] = Field(
         ["ReadWriteMany"],

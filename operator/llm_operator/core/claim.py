@@ -30,21 +30,46 @@ def build_claim(parent: Parent, cache: Cache, *, kept_for_others: bool) -> Manif
         "spec": {
             "accessModes": list(cache.access_modes),
             "resources": {"requests": {"storage": str(cache.size)}},
-            **({"storageClassName": cache.storage_class_name} if cache.storage_class_name else {}),
+            # An empty one is not an unset one: it asks for a volume that somebody has made by hand.
+            **({} if cache.storage_class_name is None else {"storageClassName": cache.storage_class_name}),
         },
     }
 
 
 def amend_claim(parent: Parent, cache: Cache, live: Manifest, *, kept_for_others: bool) -> Amend | None:
-    """What has to change on a claim of ours: a larger size, our owner reference."""
+    """What has to change on a claim of ours: our owner reference, then a larger size.
+
+    Whether a storage class can expand its volumes only the API server knows; where it cannot, the claim is as good as
+    before, so nothing waits for that.
+    """
     if not names.is_managed(live) or is_going(live):
         return None
-    operations = _owner(parent, live, wanted=cache.deletion_policy == "Delete" and not kept_for_others)
+    owner = _owner(parent, live, wanted=cache.deletion_policy == "Delete" and not kept_for_others)
+    if owner:
+        return Amend(live, tuple(owner))
+    if not is_to_grow(cache, live):
+        return None
+    path = "/spec/resources/requests/storage"
+    return Amend(live, ({"op": "replace", "path": path, "value": str(cache.size)},), optional=True)
+
+
+def is_to_grow(cache: Cache, live: Manifest) -> bool:
+    """Whether a claim of ours is smaller than declared. Before it has its volume nobody may change that."""
+    is_bound = live.get("status", {}).get("phase") == "Bound"
     size = live["spec"]["resources"]["requests"]["storage"]
-    if quantity.parse(cache.size) > quantity.parse(size):
-        path = "/spec/resources/requests/storage"
-        operations.append({"op": "replace", "path": path, "value": str(cache.size)})
-    return Amend(live, tuple(operations)) if operations else None
+    return names.is_managed(live) and is_bound and quantity.parse(cache.size) > quantity.parse(size)
+
+
+def not_grown(cache: Cache, live: Manifest | None) -> str:
+    """What to add to whatever is told of the model, where its claim was not made larger: that is tried in each pass."""
+    if live is None or not is_to_grow(cache, live):
+        return ""
+    size, of = live["spec"]["resources"]["requests"]["storage"], live["spec"].get("storageClassName")
+    return (
+        f" PersistentVolumeClaim {cache.claim_name} has {size} and could not be made larger so far, to {cache.size} "
+        f"(cache.size): volumes grow only where their StorageClass{f' {of}' if of else ''} says allowVolumeExpansion: "
+        "true. Else set another cache.claimName."
+    )
 
 
 def problem(name: str, live: Manifest | None) -> Finding | None:

@@ -34,6 +34,7 @@ from llm_operator.core.judge import is_rolled_out, judge
 from llm_operator.core.memory import too_small
 from llm_operator.core.model import (
     Action,
+    Amend,
     Apply,
     Forget,
     InvalidSpec,
@@ -218,15 +219,15 @@ class _Planner:
             self.waits.append(AFTER_CLAIM_SECONDS)
 
     def _amend_the_claim(self) -> None:
-        """Last: a size that the storage class refuses must not keep anything else from being done."""
+        """Last: what is refused must not keep anything else from being done."""
         cache, live = self.spec.used_cache, self.observation.claim
         if cache is not None and live is not None:
             change = amend_claim(self.parent, cache, live, kept_for_others=self.observation.others_keep_claim)
             self.actions += [] if change is None else [change]
 
     def _prune_the_claim(self) -> None:
-        """Only where nothing else is to be done."""
-        if not self.actions:
+        """Only where nothing else is to be done, but for what may be refused for ever."""
+        if all(isinstance(one, Amend) and one.optional for one in self.actions):
             self.actions += prune_actions(self.observation, self.spec, self._course(), self.settings)
 
     def _let_go_of_fetches(self) -> None:

@@ -8,6 +8,7 @@ is pinned between this decision and the deletion was fetched within the grace pe
 import hashlib
 import json
 from datetime import timedelta
+from functools import lru_cache
 from re import fullmatch
 
 from pydantic import ValidationError
@@ -22,7 +23,7 @@ from llm_operator.core.diagnosis import is_going
 from llm_operator.core.judge import is_rolled_out
 from llm_operator.core.model import Action, Amend, Make, Neighbourhood, Observation, Parent, Settings
 from llm_operator.core.names import Manifest
-from llm_operator.core.revision import State, parse_revision, timestamp
+from llm_operator.core.revision import State, is_readable, parse_revision, timestamp
 
 COMPONENT = "model-prune"
 DEADLINE_SECONDS = 600
@@ -80,7 +81,7 @@ def models_to_keep(around: Neighbourhood, cache: Cache) -> frozenset[str] | str:
     for one in around.revisions:
         pin = one["metadata"].get("annotations", {}).get(names.MODEL)
         folder = "" if pin is None else _folder(pin)
-        if parse_revision(one) is None or folder is None:
+        if not is_readable(one) or folder is None:
             return f"ControllerRevision {one['metadata']['name']} cannot be read, so what it needs is not known"
         if folder:
             keep.add(folder)
@@ -136,13 +137,20 @@ def _agrees(spec: Manifest, claim: str) -> bool:
 
 
 def _is_valid(spec: Manifest) -> bool:
+    return _is_valid_text(json.dumps(spec))
+
+
+@lru_cache(maxsize=4096)
+def _is_valid_text(spec: str) -> bool:
+    """Remembered: in each pass over each object all the others of its namespace are asked."""
     try:
-        LLMDeploymentSpec.model_validate(spec)
+        LLMDeploymentSpec.model_validate_json(spec)
     except ValidationError:
         return False
     return True
 
 
+@lru_cache(maxsize=4096)
 def _folder(pin: str) -> str | None:
     """The model's folder below the cache."""
     model = decode(pin)
@@ -152,6 +160,8 @@ def _folder(pin: str) -> str | None:
 
 def _is_settled(live: Manifest) -> bool:
     """Whether a revision can be read, and is not about to be pinned to what a fetch has brought."""
+    if names.MODEL in live["metadata"].get("annotations", {}):
+        return True
     revision = parse_revision(live)
     return revision is not None and not (revision.waits and revision.state is State.CANDIDATE)
 

@@ -181,15 +181,22 @@ def recorded(
     return Revision(name, number, fields, template, verdict, manifest, values=values)
 
 
+def is_readable(live: Manifest) -> bool:
+    """Whether a ControllerRevision is one of ours, and can be read."""
+    data = live.get("data")
+    is_ours = names.revision_of(live) is not None
+    return is_ours and isinstance(data, dict) and isinstance(data.get("template"), dict)
+
+
 def parse_revision(live: Manifest) -> Revision | None:
     """A ControllerRevision as a value; None for one that was never ours or cannot be read.
 
     A verdict that cannot be read counts as an attempt that begins when the revision was made.
     """
     name = names.revision_of(live)
-    data = live.get("data")
-    if name is None or not isinstance(data, dict) or not isinstance(data.get("template"), dict):
+    if name is None or not is_readable(live):
         return None
+    data = live["data"]
     fields, values = (one if isinstance(one, dict) else {} for one in (data.get("fields"), data.get("values")))
     annotation = live["metadata"]["annotations"].get(names.VERDICT)
     model = decode_model(live["metadata"]["annotations"].get(names.MODEL))

@@ -6,13 +6,14 @@ was rolled back is Stalled, not in progress for ever.
 """
 
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import get_args
 
 from llm_operator.api.conditions import ConditionType, Finding, Reason
 from llm_operator.api.types import Mode, Model
 from llm_operator.core import names, prune
-from llm_operator.core.claim import problem
+from llm_operator.core.claim import not_grown, problem
 from llm_operator.core.diagnosis import is_going, is_ready
 from llm_operator.core.gate import is_elsewhere
 from llm_operator.core.hand_edits import HandEdit
@@ -150,6 +151,12 @@ def _model_cached(view: View) -> Finding | None:
     return view.waits_for or Finding(Reason.MODEL_FETCHING, "The fetch of the model has not started yet.")
 
 
+def _with_the_size(view: View, cached: Finding) -> Finding:
+    cache = None if view.spec is None else view.spec.used_cache
+    words = "" if cache is None else not_grown(cache, view.observation.claim)
+    return replace(cached, message=cached.message + words)
+
+
 def _cache(view: View) -> Manifest | None:
     """How far the declared model is in the claim."""
     cached = _model_cached(view)
@@ -273,7 +280,7 @@ def _conditions(view: View) -> list[Manifest]:
     }
     cached = _model_cached(view)
     if cached is not None:
-        told[ConditionType.MODEL_CACHED] = (cached.reason is Reason.MODEL_READY, cached)
+        told[ConditionType.MODEL_CACHED] = (cached.reason is Reason.MODEL_READY, _with_the_size(view, cached))
     stalled = _stalled(view, ready)
     others = {
         ConditionType.STALLED: stalled,

@@ -8,9 +8,24 @@ from llm_operator.api.conditions import Reason
 from llm_operator.api.types import Cache
 from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.children import shared_reference
-from llm_operator.core.claim import amend_claim, build_claim, is_pending, problem
+from llm_operator.core.claim import amend_claim, build_claim, is_pending, not_grown, problem
 from llm_operator.core.memory import needed_bytes, too_small
-from tests.unit.operator.builders import FACTS, UID, WEIGHTS, a_cached_spec, a_claim, a_parent, a_spec
+from llm_operator.core.model import Amend, Make, Neighbourhood
+from llm_operator.core.plan import plan
+from llm_operator.core.revision import State
+from llm_operator.core.status import build_status
+from tests.unit.operator.builders import (
+    FACTS,
+    SETTINGS,
+    UID,
+    WEIGHTS,
+    a_cached_spec,
+    a_claim,
+    a_parent,
+    a_revision,
+    a_spec,
+    running,
+)
 
 OWNER = {"apiVersion": "llm.carepath.ai/v1alpha1", "kind": "LLMDeployment", "name": "other", "uid": "other"}
 
@@ -49,9 +64,52 @@ def test_a_claim_as_declared_is_left_alone() -> None:
     assert operations(a_claim(), size="20480Mi") == []
 
 
+def test_an_empty_storage_class_asks_for_a_volume_made_by_hand() -> None:
+    claim = build_claim(a_parent(), a_cache(storageClassName=""), kept_for_others=False)
+    assert claim["spec"]["storageClassName"] == "", "not the default class"
+
+
 def test_growth_is_written_through_and_shrinking_never() -> None:
     assert operations(a_claim(), size="30Gi") == [("replace", "/spec/resources/requests/storage", "30Gi")]
     assert operations(a_claim(size="40Gi"), size="30Gi") == []
+
+
+def test_nobody_may_change_the_size_of_a_claim_that_waits_for_its_volume() -> None:
+    for phase in ("Pending", "Lost"):
+        assert operations(a_claim(phase=phase), size="30Gi") == []
+    waits = a_claim(phase="Pending")
+    del waits["status"]
+    assert operations(waits, size="30Gi") == []
+
+
+def test_owners_come_first_and_growth_which_may_be_refused_after_that() -> None:
+    assert [path for _, path, _ in operations(a_claim(), size="30Gi", deletionPolicy="Delete")] == [
+        "/metadata/ownerReferences"
+    ]
+    growth = amend_claim(a_parent(), a_cache(size="30Gi"), a_claim(), kept_for_others=False)
+    assert growth is not None
+    assert growth.optional
+    owner = amend_claim(a_parent(), a_cache(deletionPolicy="Delete"), a_claim(), kept_for_others=False)
+    assert owner is not None
+    assert not owner.optional
+
+
+def test_growth_that_was_refused_is_told_and_holds_nothing_up() -> None:
+    spec = a_cached_spec(cache={"size": "30Gi", "prune": "Unused"})
+    model = CachedModel("a/b", "c" * 40, f"/models/a--b/{'c' * 40}", WEIGHTS, FACTS, "uid-claim")
+    revision = a_revision(State.GOOD, spec=spec)
+    own = revision.judged(revision.verdict, model)
+    claim = a_claim()
+    claim["spec"]["storageClassName"] = "slow"
+    observation = running(spec, own, claim=claim, neighbourhood=Neighbourhood((), (own.live,), ()))
+    growth, prune = sorted(plan(observation, SETTINGS).actions, key=lambda one: isinstance(one, Make))
+    assert isinstance(growth, Amend)
+    assert isinstance(prune, Make)
+    told = {one["type"]: one for one in build_status(observation, None)["conditions"]}
+    assert told["Ready"]["status"] == told["ModelCached"]["status"] == "True"
+    assert "has 20Gi and could not be made larger so far, to 30Gi" in told["ModelCached"]["message"]
+    assert "StorageClass slow says allowVolumeExpansion: true" in told["ModelCached"]["message"]
+    assert not_grown(a_cache(size="30Gi"), a_claim(ours=False)) == not_grown(a_cache(), None) == ""
 
 
 def test_somebody_elses_claim_is_never_written_to() -> None:
