@@ -30,12 +30,24 @@ VERDICT_PATH, MODEL_PATH = (
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A write that failed in a way that may pass; `finding` is for the user, None where it is usual or no concern."""
+
+    error: ApiError
+    finding: Finding | None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was there after the plan, why it was not carried out to the end, and what was."""
+    """What was there after the plan, why it was not carried out to the end, and what was.
+
+    With a `failure` the plan is to be made again, from what is there then.
+    """
 
     observation: Observation
     obstacle: Finding | None
     done: tuple[Action, ...] = ()
+    failure: Failure | None = None
 
 
 class Actor:
@@ -46,9 +58,10 @@ class Actor:
         self._store = store
 
     async def carry_out(self, observation: Observation, plan: Plan) -> Outcome:
-        """Do the actions in order until all are done or one is refused.
+        """Do the actions in order until all are done, or one is refused or fails.
 
-        Raises ApiError for what another attempt may cure: conflicts, time-outs, 429, 5xx.
+        What another attempt may cure (conflicts, time-outs, 429, 5xx) is a failure, not an exception: what was done
+        before it has to be known.
         """
         obstacle = plan.obstacle
         done: list[Action] = []
@@ -57,7 +70,7 @@ class Actor:
                 observation, finding = await self._do(observation, action)
             except ApiError as error:
                 if error.status not in REFUSED or error.reason == NAMESPACE_TERMINATING:
-                    raise
+                    return Outcome(observation, obstacle, tuple(done), Failure(error, _failing(action, error)))
                 refused = _refused(action, error)
                 if isinstance(action, (Make, Amend)) and action.optional:
                     log.warning("%s", refused.message)
@@ -205,8 +218,25 @@ class Actor:
         return await kube.patch(stored, after) if after else stored
 
 
+def _failing(action: Action, error: ApiError) -> Finding | None:
+    """What the user is told; not of what is usual, nor of tidying up."""
+    if error.is_usual or isinstance(action, Forget) or (isinstance(action, (Make, Amend)) and action.optional):
+        return None
+    live = _subject(action)
+    return Finding(
+        Reason.APPLY_FAILING,
+        f"{live['kind']} {live['metadata']['name']} could not be written; it is tried again at least every half "
+        f"minute. If this lasts, see to the admission webhook, or the API server, that says so.{detail(error.message)}",
+    )
+
+
+def _subject(action: Action) -> Manifest:
+    """The object that an action writes."""
+    return action.live if isinstance(action, (Judge, Forget, Amend, Discard)) else action.manifest
+
+
 def _refused(action: Action, error: ApiError) -> Finding:
-    live = action.live if isinstance(action, (Judge, Forget, Amend, Discard)) else action.manifest
+    live = _subject(action)
     remedy = "correct the spec" if error.status == 422 else "see to quota, policy and the operator's permissions"
     return Finding(
         Reason.APPLY_REFUSED,

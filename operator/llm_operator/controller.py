@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterable
 
 from llm_operator.follow import Follower
-from llm_operator.kube import LLMDEPLOYMENTS, NAMESPACE_TERMINATING, ApiError, Kube, Resource
+from llm_operator.kube import LLMDEPLOYMENTS, ApiError, Kube, Resource
 from llm_operator.metrics import Metrics, Result
 from llm_operator.reconcile import Key, Reconciler
 from llm_operator.store import KINDS, Store
-from llm_operator.workqueue import QueueClosed, WorkQueue
+from llm_operator.workqueue import Pace, QueueClosed, WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,11 @@ STUCK_SECONDS = 180.0
 BLIND_SECONDS = 90.0
 RETRY_RESYNC_SECONDS = 10.0
 # Nothing is wrong, only what was read is old by now.
-CONFLICT_SECONDS = 0.05
+CONFLICT = Pace(first=0.05, longest=25.0)
+# A webhook or the API server fails: when that is over it should not take long.
+FAILED = Pace(first=0.5, longest=25.0)
+# Only a change of something helps, or of this program.
+REFUSED = Pace(first=1.0, longest=250.0)
 
 
 class Controller:
@@ -135,24 +139,22 @@ class Controller:
         try:
             found = await self._reconciler.reconcile(key)
         except ApiError as error:
-            first = CONFLICT_SECONDS if error.status == 409 else None
-            delay = self._retry(key, at_least=error.retry_after or 0.0, first=first)
-            # That somebody else wrote first, or takes object or namespace away, is usual and not worth a warning.
-            usual = error.status in (404, 409) or error.reason == NAMESPACE_TERMINATING
-            log.log(logging.DEBUG if usual else logging.WARNING, "%s/%s: %s; again in %.1f s", *key, error, delay)
-            return "retry" if usual else "error"
+            delay = self._retry(key, CONFLICT if error.status == 409 else FAILED, at_least=error.retry_after or 0.0)
+            level = logging.DEBUG if error.is_usual else logging.WARNING
+            log.log(level, "%s/%s: %s; again in %.1f s", *key, error, delay)
+            return "retry" if error.is_usual else "error"
         except Exception:
-            delay = self._retry(key)
+            delay = self._retry(key, REFUSED)
             log.exception("%s/%s: unexpected error; again in %.1f s", *key, delay)
             return "error"
-        if found.retry:
-            self._retry(key)
-            return "retry"
-        self.queue.forget(key)
         if found.look_again_after is not None:
             self.queue.add_after(key, found.look_again_after)
+        if found.retry:
+            self._retry(key, REFUSED)
+            return "retry"
+        self.queue.forget(key)
         return "ok"
 
-    def _retry(self, key: Key, *, at_least: float = 0.0, first: float | None = None) -> float:
+    def _retry(self, key: Key, pace: Pace, *, at_least: float = 0.0) -> float:
         self._metrics.retried()
-        return self.queue.retry(key, at_least=at_least, first=first)
+        return self.queue.retry(key, pace, at_least=at_least)

@@ -83,6 +83,11 @@ class ApiError(Exception):
         self.message = message
         self.retry_after = retry_after
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether somebody else only wrote first, or takes object or namespace away."""
+        return self.status in (404, 409) or self.reason == NAMESPACE_TERMINATING
+
 
 class Kube:
     """A client for the few calls the operator makes. Objects are plain dicts, as the API sends them.

@@ -1,11 +1,12 @@
 """One pass over one LLMDeployment: observe, decide, act, tell. Level-triggered; called by controller.py."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llm_operator.act import Actor, Outcome
+from llm_operator.act import Actor, Failure, Outcome
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.core.fetch import parse_progress
 from llm_operator.core.gate import PROGRESS_SECONDS, current_fetch
@@ -18,8 +19,12 @@ from llm_operator.kube import ApiError, Kube
 from llm_operator.observe import observe
 from llm_operator.store import Store
 
+log = logging.getLogger(__name__)
+
 Key = tuple[str, str]  # namespace, name
 COUNTS_SECONDS = 2.0
+# A write that fails for a shorter time is no news.
+TELL_FAILING_SECONDS = 1.5
 FORGET_FETCH_SECONDS = 600.0
 # Done again at once it would end in the same way.
 FUTILE = frozenset({Reason.APPLY_REFUSED, Reason.DRIFT_NOT_REPAIRED})
@@ -86,6 +91,7 @@ class Reconciler:
         self._on_verdict = on_verdict
         self._suspicions: dict[Key, Suspicion] = {}
         self._behind: set[Key] = set()
+        self._failing: dict[Key, float] = {}  # Since when writes fail.
         self._told: dict[Key, float] = {}  # When a status was written last.
         self._edits: dict[Key, HandEdit] = {}  # Put back, and not told yet.
         self._fetches: dict[
@@ -106,6 +112,7 @@ class Reconciler:
         return result
 
     async def _reconcile(self, key: Key) -> Result:
+        began = time.monotonic()
         observation = await self._observe(key, live=key in self._behind)
         decided = Plan() if observation is None else plan(observation, self._settings)
         if observation is not None and key not in self._behind and decided.is_delicate(observation.parent):
@@ -115,10 +122,15 @@ class Reconciler:
         if observation is None or observation.parent.deleting:
             self._told.pop(key, None)
             self._edits.pop(key, None)
+            self._failing.pop(key, None)
             return Result()
         decided = self._without_futile_repairs(observation, decided)
         outcome = await self._actor.carry_out(observation, decided)
         self._note(key, outcome)
+        if outcome.failure is not None:
+            await self._tell_failure(key, outcome, outcome.failure, began)
+            raise outcome.failure.error
+        self._failing.pop(key, None)
         pause = self._pause(observation)
         later = await self._tell(key, outcome)
         stuck = outcome.obstacle is not None and outcome.obstacle.reason in FUTILE
@@ -140,6 +152,17 @@ class Reconciler:
             self._told[key] = time.monotonic()
             self._edits.pop(key, None)
         return 0.0
+
+    async def _tell_failure(self, key: Key, outcome: Outcome, failure: Failure, began: float) -> None:
+        """Write into the status that writes fail, if they do for more than a moment. Raises ApiError for a conflict."""
+        if failure.finding is None or time.monotonic() - self._failing.setdefault(key, began) < TELL_FAILING_SECONDS:
+            return
+        try:
+            await self._tell(key, dataclasses.replace(outcome, obstacle=failure.finding))
+        except ApiError as error:
+            if error.is_usual:
+                raise
+            log.warning("%s/%s: nor can the status be written: %s", *key, error)
 
     async def _observe(self, key: Key, *, live: bool) -> Observation | None:
         observation = await observe(

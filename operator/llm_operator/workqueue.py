@@ -1,13 +1,15 @@
 """A deduplicating queue of keys: the asyncio counterpart of client-go's workqueue.
 
 However often a key is added, it is handed out once, never to two workers at a time, and again if it was
-added while being worked on. Failures come back after an exponential back-off with jitter. Used by
-controller.py; all methods are to be called from one event loop.
+added while being worked on. Failures come back after a back-off with jitter, which grows with the time for which they
+last: not with their number, because events may bring a key again much earlier. Used by controller.py; all methods are
+to be called from one event loop.
 """
 
 import asyncio
 import random
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -17,18 +19,24 @@ class QueueClosed(Exception):
     """There will be no more keys."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How soon a key that failed is worked on again, at first and when it has failed for long; in seconds."""
+
+    first: float
+    longest: float
+
+
 class WorkQueue(Generic[Key]):
     """Keys to work on. `get`, work, then `done`, and `retry` or `forget`."""
 
-    def __init__(self, *, first_retry: float = 0.5, longest_retry: float = 300.0) -> None:
-        self._first_retry = first_retry
-        self._longest_retry = longest_retry
+    def __init__(self) -> None:
         # None, once in it, stays: the queue is closed.
         self._ready: asyncio.Queue[Key | None] = asyncio.Queue()
         self._queued_since: dict[Key, float] = {}
         self._working_since: dict[Key, float] = {}
         self._dirty: set[Key] = set()
-        self._failures: dict[Key, int] = {}
+        self._failing_since: dict[Key, dict[Pace, float]] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._last_taken = 0.0
         self._closed = False
@@ -51,21 +59,23 @@ class WorkQueue(Generic[Key]):
             timer.cancel()
         self._timers[key] = asyncio.get_running_loop().call_at(due, self._fire, key)
 
-    def retry(self, key: Key, *, at_least: float = 0.0, first: float | None = None) -> float:
+    def retry(self, key: Key, pace: Pace, *, at_least: float = 0.0) -> float:
         """Have the key worked on again after its back-off; returns the seconds until then.
 
-        `first` is the shortest back-off for what is usually cured by another look.
+        A failure ends the series of those that come again sooner: they are something else.
         """
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
-        delay = min((first or self._first_retry) * 2.0 ** min(failures, 32), self._longest_retry)
+        since = self._failing_since.setdefault(key, {})
+        for other in [other for other in since if other.first < pace.first]:
+            del since[other]
+        lasts = _now() - since.setdefault(pace, _now())
+        delay = min(max(pace.first, lasts), pace.longest)
         delay = max(delay * random.uniform(0.8, 1.2), at_least)  # noqa: S311 - jitter, not a secret
         self.add_after(key, delay)
         return delay
 
     def forget(self, key: Key) -> None:
         """The last attempt succeeded: the next failure starts with the shortest back-off again."""
-        self._failures.pop(key, None)
+        self._failing_since.pop(key, None)
 
     async def get(self) -> Key:
         """Wait for a key. The caller owns it until `done`. Raises QueueClosed after `close`."""

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     NAME_CONFLICT = "NameConflict"
     WAITING_FOR_DELETION = "WaitingForDeletion"
     APPLY_REFUSED = "ApplyRefused"
+    APPLY_FAILING = "ApplyFailing"
     DRIFT_NOT_REPAIRED = "DriftNotRepaired"
     EDIT_REVERTED = "EditReverted"
 
@@ -118,6 +119,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.NAME_CONFLICT: "An object of the name that is needed belongs to somebody else and is left untouched.",
     Reason.WAITING_FOR_DELETION: "Objects of an earlier LLMDeployment of the same name are still being deleted.",
     Reason.APPLY_REFUSED: "The API server refused an object the operator wanted to write; its words follow.",
+    Reason.APPLY_FAILING: "An object cannot be written for now: a webhook or the API server fails; its words follow.",
     Reason.DRIFT_NOT_REPAIRED: "Somebody else changes the same field again and again; the message names it.",
     Reason.EDIT_REVERTED: "Somebody edited a child by hand, which was put back (an event, and `status.reverted`).",
     Reason.INVALID_IMAGE_NAME: "The image reference cannot be parsed by the container runtime.",

@@ -32,7 +32,10 @@ class Hands:
     def carry_out(self, api: Api, observation: Observation, plan: Plan) -> Outcome:
         """The writes of a plan. Raises ApiError."""
         self.api = api
-        return self._runner.run(Actor(self.kube, Store()).carry_out(observation, plan))
+        outcome = self._runner.run(Actor(self.kube, Store()).carry_out(observation, plan))
+        if outcome.failure is not None:
+            raise outcome.failure.error
+        return outcome
 
     def write_status(self, api: Api, observation: Observation, status: Manifest) -> bool:
         """The status, and the events of what changed. Raises ApiError."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm_operator.act import Actor
+from llm_operator.act import Actor, Outcome
 from llm_operator.api.conditions import Reason
 from llm_operator.core import names
 from llm_operator.core.claim import build_claim
@@ -36,8 +36,15 @@ def a_new_job(name: str = "fetch-1") -> Manifest:
     return build_fetch(a_parent(), SPEC, CACHE, name, SETTINGS)
 
 
-async def carried_out(kube: Kube, store: Store, observation: Observation, *actions: Any) -> Any:
+async def carried_out(kube: Kube, store: Store, observation: Observation, *actions: Any) -> Outcome:
     return await Actor(kube, store).carry_out(observation, Plan(actions=actions))
+
+
+async def failure(kube: Kube, observation: Observation, *actions: Any) -> ApiError:
+    outcome = await carried_out(kube, Store(), observation, *actions)
+    assert outcome.failure is not None
+    assert outcome.obstacle is None
+    return outcome.failure.error
 
 
 def seeing(**over: Any) -> Observation:
@@ -59,9 +66,8 @@ async def test_what_somebody_else_made_meanwhile_is_left_and_looked_at_again(
     server: ApiServer, kube: Kube, manifest: Manifest
 ) -> None:
     theirs = server.put({**manifest, "metadata": {**manifest["metadata"], "labels": {"whose": "theirs"}}})
-    with pytest.raises(ApiError) as error:
-        await carried_out(kube, Store(), seeing(), Make(manifest), Make(a_new_job("fetch-2")))
-    assert (error.value.status, error.value.reason) == (409, "AlreadyExists")
+    error = await failure(kube, seeing(), Make(manifest), Make(a_new_job("fetch-2")))
+    assert (error.status, error.reason) == (409, "AlreadyExists")
     assert list(server.objects.values()) == [theirs], "and nothing after it is done"
 
 
@@ -72,9 +78,7 @@ async def test_a_change_of_what_has_changed_since_is_a_conflict(
     old = server.put(manifest)
     new = server.put(old)
     for action in (Amend(old, tuple(LABELS)), Discard(old)):
-        with pytest.raises(ApiError) as error:
-            await carried_out(kube, Store(), seeing(), action)
-        assert error.value.status == 409
+        assert (await failure(kube, seeing(), action)).status == 409
     assert list(server.objects.values()) == [new]
 
 
@@ -83,9 +87,7 @@ async def test_a_change_of_what_is_gone_is_looked_at_again_and_its_end_is_no_new
 ) -> None:
     job = server.put(a_new_job())
     server.objects.clear()
-    with pytest.raises(ApiError) as error:
-        await carried_out(kube, Store(), seeing(fetch=job), Amend(job, tuple(LABELS)))
-    assert error.value.status == 404
+    assert (await failure(kube, seeing(fetch=job), Amend(job, tuple(LABELS)))).status == 404
     outcome = await carried_out(kube, Store(), seeing(fetch=job), Discard(job))
     assert (outcome.obstacle, outcome.observation.fetch) == (None, None)
 
@@ -93,9 +95,7 @@ async def test_a_change_of_what_is_gone_is_looked_at_again_and_its_end_is_no_new
 async def test_a_job_of_the_same_name_made_since_is_not_discarded(server: ApiServer, kube: Kube) -> None:
     old = server.put(a_new_job())
     server.put({**a_new_job(), "metadata": {**a_new_job()["metadata"], "uid": "uid-another"}})
-    with pytest.raises(ApiError) as error:
-        await carried_out(kube, Store(), seeing(fetch=old), Discard(old))
-    assert error.value.status == 409
+    assert (await failure(kube, seeing(fetch=old), Discard(old))).status == 409
     assert server.objects["jobs", "fetch-1"]["metadata"]["uid"] == "uid-another"
 
 
@@ -159,9 +159,29 @@ async def test_a_warning_of_a_change_is_in_the_log(
 @pytest.mark.parametrize("status", [404, 409, 429, 500, 503])
 async def test_what_may_pass_is_left_to_another_attempt(server: ApiServer, kube: Kube, status: int) -> None:
     server.fails = lambda method, _: status if method == "POST" else None
-    with pytest.raises(ApiError) as error:
-        await carried_out(kube, Store(), seeing(), Make(a_new_job(), optional=True))
-    assert error.value.status == status
+    outcome = await carried_out(kube, Store(), seeing(), Make(a_new_job(), optional=True))
+    assert outcome.failure is not None
+    assert (outcome.failure.error.status, outcome.failure.finding) == (status, None), "nobody needs to see to that"
+
+
+@pytest.mark.parametrize(("status", "told"), [(404, False), (409, False), (429, True), (500, True), ("before", True)])
+async def test_what_was_done_before_a_failure_is_known_and_the_failure_is_told_in_the_servers_words(
+    server: ApiServer, kube: Kube, status: int | str, told: bool
+) -> None:
+    job = server.put(a_new_job("fetch-old"))
+    server.fails = lambda method, resource: status if (method, resource) == ("POST", "jobs") else None
+    plan = (Make(a_new_claim()), Make(a_new_job()), Discard(job))
+    outcome = await carried_out(kube, Store(), seeing(), *plan)
+    assert (outcome.done, outcome.obstacle) == (plan[:1], None)
+    assert outcome.observation.claim == server.objects["persistentvolumeclaims", "model-cache"]
+    assert ("jobs", "fetch-old") in server.objects, "what follows may depend on it"
+    assert outcome.failure is not None
+    finding = outcome.failure.finding
+    assert (finding is not None) is told
+    if finding is not None:
+        assert finding.reason is Reason.APPLY_FAILING
+        assert finding.message.startswith("Job fetch-1 could not be written")
+        assert ("as the test wants it" if isinstance(status, int) else "Server") in finding.message
 
 
 # A process that dies between two writes, or before it hears of one.

@@ -1,10 +1,16 @@
 import asyncio
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_operator.workqueue import QueueClosed, WorkQueue
+from llm_operator.workqueue import Pace, QueueClosed, WorkQueue
+from tests.unit.operator.virtual_time import virtual_time
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def test_a_key_added_many_times_comes_once() -> None:
@@ -39,17 +45,55 @@ async def test_a_delayed_key_comes_at_the_earliest_of_its_times() -> None:
     queue.close()
 
 
-async def test_retries_wait_longer_each_time_up_to_the_longest_until_forgotten() -> None:
-    queue: WorkQueue[str] = WorkQueue(first_retry=1, longest_retry=8)
-    delays = [queue.retry("a") for _ in range(60)]
-    for delay, base in zip(delays, [1, 2, 4, 8, *[8] * 56], strict=True):
-        assert 0.8 * base <= delay <= 1.2 * base
+QUICK, SLOW = Pace(first=0.01, longest=60), Pace(first=1, longest=60)
+
+
+@virtual_time
+async def test_a_retry_waits_as_long_as_it_has_failed_up_to_the_longest_until_forgotten() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    waited = []
+    for _ in range(12):
+        began = now()
+        delay = queue.retry("a", SLOW)
+        assert await queue.get() == "a"
+        queue.done("a")
+        waited.append(now() - began)
+        assert waited[-1] == pytest.approx(delay)
+    assert waited[0] <= 1.2
+    assert all(later <= 2.5 * earlier for earlier, later in pairwise(waited[1:])), "it grows as time goes on"
+    assert all(0.8 * 60 <= one <= 1.2 * 60 for one in waited[-3:])
     queue.forget("a")
-    assert queue.retry("a") <= 1.2
-    assert queue.retry("b", at_least=100) == 100
-    assert queue.retry("c", first=0.01) <= 0.012
-    assert queue.retry("c", first=0.01) >= 0.016, "what does not heal waits longer, too"
-    queue.close()
+    assert queue.retry("a", SLOW) <= 1.2
+    assert queue.retry("b", SLOW, at_least=100) == 100
+
+
+@virtual_time
+async def test_events_that_bring_a_failing_key_again_and_again_do_not_make_it_wait_longer() -> None:
+    """After 50 failures within half a second it is tried again as soon as after one."""
+    queue: WorkQueue[str] = WorkQueue()
+    for _ in range(50):
+        delay = queue.retry("a", SLOW)
+        queue.add("a")
+        await queue.get()
+        queue.done("a")
+        await asyncio.sleep(0.01)
+    assert delay <= 1.2
+    assert await queue.get() == "a", "and at the time that was set first"
+    assert now() <= 1.2
+
+
+@virtual_time
+async def test_each_kind_of_failure_has_its_own_pace() -> None:
+    """A conflict after a long outage of a webhook is cured by another look; conflicts for a minute are not."""
+    queue: WorkQueue[str] = WorkQueue()
+    for _ in range(60):
+        assert queue.retry("a", QUICK) <= 0.012
+        queue.retry("a", SLOW)
+        await asyncio.sleep(1)
+    assert queue.retry("a", SLOW) >= 0.8 * 60, "a conflict between does not end the series"
+    assert queue.retry("b", QUICK) <= 0.012
+    await asyncio.sleep(60)
+    assert queue.retry("b", QUICK) >= 0.8 * 60, "what does not heal waits longer, too"
 
 
 async def test_a_closed_queue_sends_every_worker_home_and_lets_running_work_finish() -> None:
