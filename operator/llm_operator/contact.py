@@ -1,7 +1,8 @@
 """The API server's clock, and since when it has answered without a long break. Kept by kube.py, read by reconcile.py.
 
 Times in decisions are the API server's, so that a wrong or jumping clock on this machine rejects nothing; and
-after an outage nothing is judged at once by what was true before it.
+after an outage nothing is judged at once by what was true before it. What was before this process nobody knows: it may
+have started together with the whole cluster. So its first answer is the end of an outage.
 """
 
 import time
@@ -22,6 +23,7 @@ class Contact:
         self._clock = clock
         self._offset: timedelta | None = None
         self._failing_since: float | None = None
+        self._has_answered = False
         self.since = LONG_AGO
 
     def now(self) -> datetime:
@@ -35,9 +37,10 @@ class Contact:
             offset = told - LONG_AGO - self._monotonic()
             if self._offset is None or abs(offset - self._offset) > TOLERANCE:
                 self._offset = offset
-        if self._failing_since is not None and self._clock() - self._failing_since >= OUTAGE_SECONDS:
+        was_away = self._failing_since is not None and self._clock() - self._failing_since >= OUTAGE_SECONDS
+        if was_away or not self._has_answered:
             self.since = self.now()
-        self._failing_since = None
+        self._failing_since, self._has_answered = None, True
 
     def failed(self) -> None:
         """There was no answer, or one that says that the API server is in trouble."""

@@ -5,7 +5,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from llm_operator.contact import LONG_AGO, OUTAGE_SECONDS, Contact
+from llm_operator.contact import OUTAGE_SECONDS, Contact
 from tests.unit.operator.builders import NOW
 
 
@@ -72,8 +72,22 @@ def test_a_date_that_is_none_changes_nothing(contact: Contact, header: str | Non
     assert contact.now() == NOW
 
 
-def test_without_any_outage_it_has_answered_for_ever(contact: Contact) -> None:
-    assert contact.since == LONG_AGO
+def test_without_any_outage_it_has_answered_since_the_process_began(contact: Contact, clock: Clock) -> None:
+    """The whole cluster may have been without power until then."""
+    clock.now += 3600
+    contact.answered(date(NOW + timedelta(hours=1)))
+    assert contact.since == NOW
+
+
+def test_a_clock_that_is_set_does_not_begin_it_anew(contact: Contact) -> None:
+    contact.answered(date(NOW + timedelta(hours=8)))
+    assert contact.since == NOW
+
+
+def test_without_a_date_it_begins_with_the_first_answer_by_this_machines_time() -> None:
+    contact, before = Contact(), datetime.now(UTC)
+    contact.answered(None)
+    assert before <= contact.since <= datetime.now(UTC)
 
 
 @pytest.mark.parametrize(("seconds", "is_outage"), [(OUTAGE_SECONDS - 1, False), (OUTAGE_SECONDS, True), (600, True)])
@@ -84,7 +98,7 @@ def test_only_a_long_time_without_an_answer_is_an_outage(
     clock.now += seconds
     contact.failed()
     contact.answered(date(NOW + timedelta(seconds=seconds)))
-    assert contact.since == (NOW + timedelta(seconds=seconds) if is_outage else LONG_AGO)
+    assert contact.since == (NOW + timedelta(seconds=seconds) if is_outage else NOW)
 
 
 def test_a_failure_among_answers_is_no_outage(contact: Contact, clock: Clock) -> None:
@@ -92,13 +106,13 @@ def test_a_failure_among_answers_is_no_outage(contact: Contact, clock: Clock) ->
         contact.failed()
         clock.now += OUTAGE_SECONDS / 2
         contact.answered(None)
-    assert contact.since == LONG_AGO
+    assert contact.since == NOW
 
 
 def test_silence_is_no_outage_while_nobody_asks(contact: Contact, clock: Clock) -> None:
     clock.now += 3600
     contact.answered(None)
-    assert contact.since == LONG_AGO
+    assert contact.since == NOW
 
 
 def test_the_second_outage_counts_from_its_own_end(contact: Contact, clock: Clock) -> None:
