@@ -92,7 +92,7 @@ class Actor:
         stored = await self._kube.write_status(
             parent.namespace, parent.name, status, resource_version=parent.resource_version
         )
-        self._store.put(LLMDEPLOYMENTS, stored)
+        self._store.put(LLMDEPLOYMENTS, stored, reader=(parent.namespace, parent.name))
         return True
 
     async def _post(self, event: Manifest) -> None:
@@ -123,7 +123,7 @@ class Actor:
             if error.reason != "AlreadyExists":
                 raise
             return observation, await self._why_taken(observation, action.manifest, error)
-        self._store.put(BY_KIND["ControllerRevision"], stored)
+        self._keep(observation, stored)
         log.info("recorded revision %s", _path(stored))
         return _with_revision(observation, stored), None
 
@@ -146,7 +146,7 @@ class Actor:
         if action.model is not None:
             operations.append({"op": "add", "path": MODEL_PATH, "value": action.model})
         stored = await self._kube.patch(action.live, operations)
-        self._store.put(BY_KIND["ControllerRevision"], stored)
+        self._keep(observation, stored)
         log.info("verdict on %s: %s", _path(stored), action.annotation)
         return _with_revision(observation, stored)
 
@@ -171,7 +171,7 @@ class Actor:
             stored = await self._kube.create(action.manifest)
         else:
             stored = await self._kube.patch(action.live, list(action.operations))
-        self._store.put(BY_KIND[stored["kind"]], stored)
+        self._keep(observation, stored)
         log.info("%s %s %s", "made" if isinstance(action, Make) else "amended", stored["kind"], _path(stored))
         if stored["kind"] == "Job":
             is_new = isinstance(action, Make) and names.FETCH in stored["metadata"].get("labels", {})
@@ -179,10 +179,15 @@ class Actor:
             return dataclasses.replace(observation, fetch=stored) if is_declared else observation
         return dataclasses.replace(observation, claim=stored)
 
+    def _keep(self, observation: Observation, stored: Manifest) -> None:
+        """Let the store know of an own write; whoever else has a share in the object is told."""
+        parent = observation.parent
+        self._store.put(BY_KIND[stored["kind"]], stored, reader=(parent.namespace, parent.name))
+
     async def _apply(self, observation: Observation, action: Apply) -> tuple[Observation, Finding | None]:
         stored = await self._put(action)
         kind = stored["kind"]
-        self._store.put(BY_KIND[kind], stored)
+        self._keep(observation, stored)
         log.info("applied %s %s", kind, _path(stored))
         if kind == "Deployment":
             observation = dataclasses.replace(observation, deployment=stored)

@@ -25,7 +25,7 @@ LIST_AGAIN = (400, 410, 504)
 
 
 class Follower:
-    """Fills the store from lists and events; `enqueue` is told the LLMDeployment of each change."""
+    """Fills the store from lists and events; `enqueue` is told the LLMDeployment of each change in the store."""
 
     def __init__(
         self, kube: Kube, store: Store, enqueue: Callable[[Place], None], on_event: Callable[[str], None]
@@ -34,6 +34,7 @@ class Follower:
         self._store = store
         self._enqueue = enqueue
         self._on_event = on_event
+        store.on_news(self._tell)
 
     async def fill(self, resource: Resource, namespace: str | None) -> int:
         """List all objects of a kind into the store; the version that the list is of. Raises ApiError."""
@@ -79,10 +80,15 @@ class Follower:
         self._on_event(resource.plural)
         if event["type"] == "DELETED":
             self._store.remove(resource, live, watched=True)
-        elif not self._store.put(resource, live, watched=True):
-            return
+            self._tell(resource, live)
+        else:
+            self._store.put(resource, live, watched=True)
+
+    def _tell(self, resource: Resource, live: Manifest, reader: Place | None = None) -> None:
         for parent in self._parents(resource, live["metadata"]):
-            self._enqueue((live["metadata"]["namespace"], parent))
+            place = (live["metadata"]["namespace"], parent)
+            if place != reader:
+                self._enqueue(place)
 
     def _parents(self, resource: Resource, metadata: Mapping[str, Any]) -> set[str]:
         """Names of LLMDeployments an object belongs to.

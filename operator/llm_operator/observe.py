@@ -54,7 +54,8 @@ async def observe(
         if parent is None:
             return None
         deployment, service = await asyncio.gather(
-            _known(kube, store, DEPLOYMENTS, namespace, name), _known(kube, store, SERVICES, namespace, name)
+            _known(kube, store, DEPLOYMENTS, namespace, name, reader=name),
+            _known(kube, store, SERVICES, namespace, name, reader=name),
         )
         pods, revisions = (store.children(resource, namespace, name) for resource in (PODS, CONTROLLER_REVISIONS))
     if parent is None:
@@ -107,7 +108,7 @@ async def _model(
     if isinstance(spec, InvalidSpec) or cache is None or parent.deleting:
         return _Model()
     read = _get if live else _known
-    claim = await read(kube, store, CLAIMS, namespace, cache.claim_name)
+    claim = await read(kube, store, CLAIMS, namespace, cache.claim_name, reader=parent.name)
     kept = cache.deletion_policy == "Delete" and _others_keep(store, parent, cache.claim_name)
     if claim is None:
         return _Model(others_keep_claim=kept)
@@ -117,7 +118,8 @@ async def _model(
         found = store.get(JOBS, namespace, name), store.children(PODS, namespace, group)
     else:
         job, pods = await asyncio.gather(
-            _get(kube, store, JOBS, namespace, name), _find(kube, store, PODS, namespace, group, selector)
+            _get(kube, store, JOBS, namespace, name, reader=parent.name),
+            _find(kube, store, PODS, namespace, group, selector, reader=parent.name),
         )
         found = job, pods
     return _Model(claim, kept, found[0], tuple(found[1]))
@@ -156,6 +158,7 @@ async def _everything(kube: Kube, store: Store, resource: Resource, namespace: s
     selector = "" if resource is LLMDEPLOYMENTS else names.MANAGED_SELECTOR
     found = await kube.find(resource, namespace, label_selector=selector)
     for one in found:
+        # Also what is its own is news to it: the rest was read before.
         store.put(resource, one)
     return found
 
@@ -166,21 +169,25 @@ async def _read_live(
     """Ask the API server, and let the store know."""
     selector = names.selector_string(name)
     parent, deployment, service, pods, revisions = await asyncio.gather(
-        _get(kube, store, LLMDEPLOYMENTS, namespace, name),
-        _get(kube, store, DEPLOYMENTS, namespace, name),
-        _get(kube, store, SERVICES, namespace, name),
-        _find(kube, store, PODS, namespace, name, selector),
-        _find(kube, store, CONTROLLER_REVISIONS, namespace, name, selector),
+        _get(kube, store, LLMDEPLOYMENTS, namespace, name, reader=name),
+        _get(kube, store, DEPLOYMENTS, namespace, name, reader=name),
+        _get(kube, store, SERVICES, namespace, name, reader=name),
+        _find(kube, store, PODS, namespace, name, selector, reader=name),
+        _find(kube, store, CONTROLLER_REVISIONS, namespace, name, selector, reader=name),
     )
     return parent, deployment, service, pods, revisions
 
 
-async def _known(kube: Kube, store: Store, resource: Resource, namespace: str, name: str) -> Manifest | None:
+async def _known(
+    kube: Kube, store: Store, resource: Resource, namespace: str, name: str, *, reader: str
+) -> Manifest | None:
     """From the store; what is not there may be somebody else's, whose objects are not watched."""
-    return store.get(resource, namespace, name) or await _get(kube, store, resource, namespace, name)
+    return store.get(resource, namespace, name) or await _get(kube, store, resource, namespace, name, reader=reader)
 
 
-async def _get(kube: Kube, store: Store, resource: Resource, namespace: str, name: str) -> Manifest | None:
+async def _get(
+    kube: Kube, store: Store, resource: Resource, namespace: str, name: str, *, reader: str
+) -> Manifest | None:
     known = store.get(resource, namespace, name)
     live = await kube.get(resource, namespace, name)
     if live is None and known is not None:
@@ -190,17 +197,17 @@ async def _get(kube: Kube, store: Store, resource: Resource, namespace: str, nam
         raise ApiError(409, "Outdated", f"{resource.plural} {namespace}/{name} was read older than it is known to be")
     # Of the others only those that a watch will also tell of.
     if live is not None and (resource is LLMDEPLOYMENTS or names.is_managed(live)):
-        store.put(resource, live)
+        store.put(resource, live, reader=(namespace, reader))
     return live
 
 
 async def _find(
-    kube: Kube, store: Store, resource: Resource, namespace: str, name: str, selector: str
+    kube: Kube, store: Store, resource: Resource, namespace: str, name: str, selector: str, *, reader: str
 ) -> list[Manifest]:
     known = store.children(resource, namespace, name)
     found = await kube.find(resource, namespace, label_selector=selector)
     for live in found:
-        store.put(resource, live)
+        store.put(resource, live, reader=(namespace, reader))
     uids = {live["metadata"]["uid"] for live in found}
     for old in known:
         if old["metadata"]["uid"] not in uids:

@@ -1,7 +1,8 @@
 """What the watches delivered: the newest version of each object, with no more of it than decisions need.
 
 Reads come from here; whatever must not be decided on old news (condemning a revision, undoing an edit) is read
-live (observe.py). An own write puts its answer here at once, so that nobody decides on the state before it.
+live (observe.py). An own write puts its answer here at once, so that nobody decides on the state before it. Whoever
+puts something here that is news, its LLMDeployments are looked at: when the watch tells it again, it is none any more.
 Filled by watch.py, controller.py (lists) and act.py.
 """
 
@@ -29,8 +30,12 @@ KINDS = (LLMDEPLOYMENTS, DEPLOYMENTS, SERVICES, CONTROLLER_REVISIONS, CLAIMS, JO
 # Long enough for a list that was asked for before the deletion to arrive.
 REMEMBER_DELETED_SECONDS = 600.0
 
+# What says whose an object is.
+KINSHIP = ("labels", "ownerReferences")
+
 Place = tuple[str, str]  # namespace, name
 _Kind = dict[Place, Manifest]
+OnNews = Callable[[Resource, Manifest, Place | None], None]
 
 
 class Store:
@@ -44,6 +49,11 @@ class Store:
         }
         self._deleted: dict[str, tuple[int, float]] = {}  # uid: the version that was the last, and when it was told
         self._owed: dict[Resource, tuple[int, float]] = {}  # a version that the watch has still to deliver: since when
+        self._on_news: OnNews = lambda *_: None
+
+    def on_news(self, tell: OnNews) -> None:
+        """Have this told of everything new but what is listed, and who sees it anyway."""
+        self._on_news = tell
 
     def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """The newest known version of an object."""
@@ -60,8 +70,20 @@ class Store:
         """All objects of a kind."""
         return iter(list(self._objects[resource].values()))
 
-    def put(self, resource: Resource, live: Manifest, *, watched: bool = False) -> bool:
-        """Take a version unless a newer one is known; whether anything a decision looks at changed."""
+    def put(self, resource: Resource, live: Manifest, *, watched: bool = False, reader: Place | None = None) -> bool:
+        """Take a version unless a newer one is known; whether anything a decision looks at changed.
+
+        The `reader` is the LLMDeployment that is being looked at, if the decision about it sees this version.
+        """
+        old = self.get(resource, live["metadata"]["namespace"], live["metadata"]["name"])
+        news = self._put(resource, live, watched=watched)
+        if news:
+            self._on_news(resource, live, reader)
+            if old is not None and any(old["metadata"].get(key) != live["metadata"].get(key) for key in KINSHIP):
+                self._on_news(resource, old, reader)
+        return news
+
+    def _put(self, resource: Resource, live: Manifest, *, watched: bool = False) -> bool:
         version = _version(live)
         if watched:
             self.caught_up(resource, version)
@@ -104,7 +126,8 @@ class Store:
         listed = set()
         for live in page:
             listed.add((live["metadata"]["namespace"], live["metadata"]["name"]))
-            if self.put(resource, live):
+            # Everybody is looked at after a list.
+            if self._put(resource, live):
                 self._owe(resource, _version(live))
         return listed
 

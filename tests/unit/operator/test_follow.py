@@ -70,3 +70,55 @@ def test_a_servers_pod_is_that_of_its_label() -> None:
     pod = a_pod()
     pod["metadata"]["labels"] = names.labels("triage")
     assert Told().by(PODS, pod) == {"triage"}
+
+
+# Whoever brings the news first: when the watch tells it again, it is none any more.
+
+
+def newer(live: Any, version: str = "9") -> Any:
+    return {
+        **live,
+        "metadata": {**live["metadata"], "uid": f"uid-{live['metadata']['name']}", "resourceVersion": version},
+    }
+
+
+def test_what_a_look_at_one_finds_new_about_another_has_that_one_looked_at() -> None:
+    told = Told()
+    other = newer(an_llmdeployment("b", replicas=2))
+    told.store.put(LLMDEPLOYMENTS, other)
+    assert told.places == [("clinic", "b")]
+    assert told.by(LLMDEPLOYMENTS, other) == set(), "the event comes too late to be news"
+
+
+def test_who_is_being_looked_at_sees_it_anyway_and_whoever_else_has_a_share_does_not() -> None:
+    told = Told()
+    job = a_fetch()
+    owner = job["metadata"]["ownerReferences"][0]
+    job["metadata"]["ownerReferences"] = [{**owner, "name": "one"}, {**owner, "name": "two", "uid": "2"}]
+    told.store.put(JOBS, newer(job), reader=("clinic", "one"))
+    assert told.places == [("clinic", "two")]
+    told.places.clear()
+    told.store.put(JOBS, newer(job, "10"), reader=("clinic", "one"))
+    assert told.places == [], "nothing is new but the version"
+
+
+def test_a_list_tells_nobody_because_everybody_is_looked_at_after_it() -> None:
+    told = Told()
+    told.store.take(LLMDEPLOYMENTS, [newer(an_llmdeployment("a"))])
+    assert told.places == []
+
+
+def test_who_loses_an_object_to_another_is_told_too() -> None:
+    told = Told()
+    pod = a_pod()
+    pod["metadata"]["labels"] = names.labels("a")
+    assert told.by(PODS, pod) == {"a"}
+    pod = newer(pod)
+    pod["metadata"]["labels"] = names.labels("b")
+    assert told.by(PODS, pod) == {"a", "b"}
+    job = newer(a_fetch())
+    owner = job["metadata"]["ownerReferences"][0]
+    told.store.put(JOBS, job)
+    job = newer(job, "10")
+    job["metadata"]["ownerReferences"] = [{**owner, "name": "heir"}]
+    assert told.by(JOBS, job) == {"triage", "heir"}

@@ -12,6 +12,7 @@ from llm_operator.core import names
 from llm_operator.core.fetch import fetch_name
 from llm_operator.core.model import Observation
 from llm_operator.core.revision import State
+from llm_operator.follow import Follower
 from llm_operator.kube import CLAIMS, CONTROLLER_REVISIONS, JOBS, LLMDEPLOYMENTS, PODS, Kube
 from llm_operator.observe import observe
 from llm_operator.store import Store
@@ -190,3 +191,34 @@ async def test_a_job_that_prunes_is_not_a_fetch_to_let_go_of(kube: Kube) -> None
 def test_the_labels_of_a_fetch_are_not_those_of_a_server() -> None:
     labels = a_fetch()["spec"]["template"]["metadata"]["labels"]
     assert names.selector("triage").items() - labels.items()
+
+
+async def test_news_of_the_neighbours_is_told_to_them(kube: Kube) -> None:
+    """And to the one that is looked at, if it has changed since the look began."""
+    store, pruning = Store(), {"mode": "qwen", "cache": {"prune": "Unused"}}
+    told: list[tuple[str, str]] = []
+    parent, other = an_llmdeployment(**pruning), an_llmdeployment("other", "uid-other", **pruning)
+    for one in (parent, other):
+        store.put(LLMDEPLOYMENTS, one)
+    Follower(kube, store, told.append, lambda _: None)
+    edited = an_llmdeployment("other", "uid-other", **pruning, replicas=2)
+    again = an_llmdeployment(**pruning, replicas=3)
+    edited["metadata"]["resourceVersion"] = again["metadata"]["resourceVersion"] = "9"
+    objects: Objects = kube.objects  # type: ignore[attr-defined]
+    objects |= {"llmdeployments/triage": parent, "persistentvolumeclaims/model-cache": a_claim()}
+    objects |= {"llmdeployments": [again, edited]}
+    await seen(kube, store, live=True)
+    assert set(told) == {("clinic", "other"), ("clinic", "triage")}
+
+
+async def test_what_is_read_for_a_decision_is_no_news_to_it(kube: Kube) -> None:
+    store, job = Store(), a_fetch()
+    told: list[tuple[str, str]] = []
+    Follower(kube, store, told.append, lambda _: None)
+    objects: Objects = kube.objects  # type: ignore[attr-defined]
+    objects |= {"llmdeployments/triage": an_llmdeployment(mode="qwen", cache={}), "pods": [the_pod(job)]}
+    objects |= {"persistentvolumeclaims/model-cache": a_claim()}
+    objects[f"jobs/{fetch_name(a_cached_spec(), a_claim(), SETTINGS)}"] = job
+    await seen(kube, store, live=True)
+    assert store.get(JOBS, "clinic", job["metadata"]["name"]) is not None
+    assert told == []
