@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from llm_operator.api.crd import custom_resource_definition
 from tests.integration.conftest import ROOT
 from tests.kubectl import Kubectl, Refused, an_llmdeployment
 
@@ -64,6 +65,12 @@ GOOD: dict[str, dict[str, Any]] = {
             "doSample": True,
         }
     },
+    "a volume made by hand": {"mode": "qwen", "cache": {"storageClassName": ""}},
+    "the seed's other name and its model": {
+        "mode": "Qwen3-4B-Thinking-2507",
+        "model": {"repository": "Qwen/Qwen3-4B-Thinking-2507"},
+    },
+    "names as the Hub has them": {"mode": "qwen", "model": {"repository": "a_b/Name_-_x.1", "revision": "v1.0+cu12"}},
     "a pull secret and a priority": {"imagePullSecrets": [{"name": "registry"}], "priorityClassName": "high"},
 }
 
@@ -75,7 +82,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "too many replicas": ({"replicas": 101}, "less than or equal to 100"),
     "half a replica": ({"replicas": 1.5}, "must be of type integer"),
     "an image with a space": ({"image": "a b"}, "must be a container image reference"),
-    "an image in capitals": ({"image": "Server:1"}, "must be a container image reference"),
+    "an image in capitals": ({"image": "Server:1"}, "'Server:1': `image` must be in lower case"),
+    "an image in capitals at a registry": (
+        {"image": "ghcr.io/Team/server:1.0-RC1"},
+        "'ghcr.io/Team/server:1.0-RC1': `image` must be in lower case; only its tag may have capitals",
+    ),
+    "an image as an address": (
+        {"image": "https://ghcr.io/team/server:1"},
+        "'https://ghcr.io/team/server:1': `image` is a reference without https://",
+    ),
     "an empty image": ({"image": ""}, "spec.image"),
     "an unknown pull policy": ({"imagePullPolicy": "Sometimes"}, '"Always", "IfNotPresent", "Never"'),
     "requests over limits": (
@@ -83,7 +98,20 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "must be less than or equal to the entry of the same name in `limits`",
     ),
     "a misspelt resource": ({"resources": {"limits": {"memroy": "1Gi"}}}, "resource names must be cpu, memory"),
-    "a quantity that is none": ({"resources": {"limits": {"memory": "much"}}}, "spec.resources.limits.memory"),
+    "a quantity that is none": (
+        {"resources": {"limits": {"memory": "much"}}},
+        "spec.resources.limits[memory]: Invalid value: \"\": 'much': a quantity must not be negative, and is a number",
+    ),
+    "a quantity in another's units": ({"resources": {"limits": {"memory": "2GB"}}}, "'2GB': a quantity must not be"),
+    "a request that is no quantity": (
+        {"resources": {"requests": {"memory": "1 Gi"}, "limits": {"memory": "2Gi"}}},
+        "'1 Gi': a quantity must not be",
+    ),
+    "a GPU that is no quantity": (
+        {"resources": {"requests": {"nvidia.com/gpu": "one"}, "limits": {"nvidia.com/gpu": 1}}},
+        "'one': a quantity must not be",
+    ),
+    "a cache in another's units": ({"mode": "qwen", "cache": {"size": "20GB"}}, "'20GB': a quantity must not be"),
     "a toleration without a key": ({"tolerations": [{"effect": "NoSchedule"}]}, "`operator` must be Exists"),
     "a toleration with Exists and a value": (
         {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]},
@@ -104,7 +132,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no rollback ever": ({"rollback": {"maxPerHour": 0}}, "greater than or equal to 1"),
     "an empty retry token": ({"rollback": {"retryToken": ""}}, "spec.rollback.retryToken"),
     "a negative quantity": ({"resources": {"limits": {"cpu": -1}}}, "must not be negative"),
-    "a quantity that would be rounded": ({"resources": {"limits": {"cpu": "0.0000001"}}}, "spec.resources.limits.cpu"),
+    "a quantity that would be rounded": ({"resources": {"limits": {"cpu": "0.0000001"}}}, "spec.resources.limits[cpu]"),
     "huge pages": ({"resources": {"limits": {"hugepages-2Mi": "4Mi"}}}, "resource names must be cpu, memory"),
     "half a GPU": ({"resources": {"limits": {"nvidia.com/gpu": "500m"}}}, "must be a whole number"),
     "a GPU requested without a limit": (
@@ -155,10 +183,23 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         },
         "`values` must not be empty",
     ),
-    "a repository without an owner": ({"model": {"repository": "gpt2"}}, "spec.model.repository"),
-    "a revision that leaves the folder": ({"model": {"revision": "../x"}}, "spec.model.revision"),
+    "a repository without an owner": ({"model": {"repository": "gpt2"}}, "'gpt2': `repository` must be owner/name"),
+    "a repository's address": (
+        {"model": {"repository": "https://huggingface.co/Qwen/Qwen3-4B"}},
+        "`repository` must be owner/name as the Hub's page of the model shows it",
+    ),
+    "a repository with a name that is none": ({"model": {"repository": "a/b--c"}}, "`repository` must be owner/name"),
+    "a revision that leaves the folder": ({"model": {"revision": "../x"}}, "'../x': `revision` must be a branch"),
+    "a revision that leaves it later": ({"model": {"revision": "x/../y"}}, "`revision` must be a branch"),
+    "the seed's other name with another model": (
+        {"mode": "Qwen3-4B-Thinking-2507", "model": {"repository": "a/b"}},
+        "`mode` Qwen3-4B-Thinking-2507 means the model Qwen/Qwen3-4B-Thinking-2507. For another `model.repository` set",
+    ),
     "a source of another kind": ({"model": {"source": "s3"}}, '"hub", "image"'),
-    "an endpoint without a scheme": ({"model": {"endpoint": "hub.example.com"}}, "spec.model.endpoint"),
+    "an endpoint without a scheme": (
+        {"model": {"endpoint": "hub.example.com"}},
+        "`endpoint` must be an address that begins with https:// or http://",
+    ),
     "a cache of no size": ({"cache": {"size": "1"}}, "`size` must be 1Mi to 1Pi"),
     "a volume for one pod at a time with several": (
         {
@@ -223,6 +264,39 @@ def test_a_bad_object_is_refused_and_told_what_is_allowed(kubectl: Kubectl, spec
     with pytest.raises(Refused) as refused:
         kubectl.apply(an_llmdeployment(**spec), dry_run=True)
     assert words in str(refused.value)
+    assert len(faults(str(refused.value))) == 1, "one mistake is told once"
+
+
+def faults(message: str) -> list[str]:
+    """The faults that a refusal tells, without what the API server adds: that it has not looked at everything, and what
+    `kubectl scale` would say.
+    """
+    told = [line for line in message.splitlines() if line.startswith("* ")] or [message]
+    return [
+        line
+        for line in told
+        if "some validation rules were not" not in line and not line.startswith("* .spec.replicas")
+    ]
+
+
+# What the API server says of a wrong type or name nobody can word otherwise: docs/api.md tells what it means.
+WORDS_OF_ITS_OWN: dict[str, dict[str, Any]] = {
+    'must be of type string: "number"': {"generation": {"temperature": 0.7}},
+    'must be of type integer: "string"': {"replicas": "2"},
+    "accessor error": {"replicas": "2"},
+    'must be of type integer,string: "number"': {"resources": {"limits": {"cpu": 0.5}}},
+    'unknown field "spec.': {"replica": 2},
+    "some validation rules were not checked": {"mode": "gpt"},
+    'Invalid value: "object"': {"resources": {"limits": {"memroy": "1Gi"}}},
+}
+
+
+@pytest.mark.parametrize(("words", "spec"), WORDS_OF_ITS_OWN.items(), ids=list(WORDS_OF_ITS_OWN))
+def test_the_api_servers_own_words_stand_in_the_manual(kubectl: Kubectl, words: str, spec: dict[str, Any]) -> None:
+    with pytest.raises(Refused) as refused:
+        kubectl.apply(an_llmdeployment(**spec), dry_run=True)
+    assert words in str(refused.value)
+    assert f"`{words}`" in (ROOT / "docs/api.md").read_text()
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -249,7 +323,14 @@ def test_explain_is_a_manual(kubectl: Kubectl) -> None:
     text = kubectl("explain", "llmdeployment.spec", "--recursive")
     for field in ("mode", "replicas", "resources", "topologyKey"):
         assert field in text
-    assert "<empty>" not in kubectl("explain", "llmdeployment.spec")
+    schema = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    for level in ("spec", "spec.model", "spec.rollout"):
+        told = "".join(kubectl("explain", f"llmdeployment.{level}").split())
+        fields = schema
+        for name in level.split("."):
+            fields = fields["properties"][name]
+        for field in fields["properties"].values():
+            assert "".join(field["description"].split()) in told
 
 
 @pytest.mark.parametrize(

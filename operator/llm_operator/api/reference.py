@@ -12,8 +12,25 @@ INTRODUCTION = f"""\
 <!-- Generated from operator/llm_operator/api/ by `make generate`. Do not edit. -->
 # The {KIND} API (`{API_VERSION}`)
 
-The same text is in the cluster: `kubectl explain llmdeployment.spec --recursive`. What is not listed here is
-refused by `kubectl apply`. Every field but `spec.mode` is optional.
+The same descriptions are in the cluster, a level at a time: `kubectl explain llmdeployment.spec`, then
+`kubectl explain llmdeployment.spec.model` and so on; `--recursive` lists the names and types of all fields. What is not
+listed here is refused by `kubectl apply`. Every field but `spec.mode` is optional.
+"""
+
+REFUSALS = """\
+## What `kubectl apply` says
+
+A value that is not allowed is refused with what is. Where the type of a value is wrong, or the name of a field, the API
+server looks no further, and its words are its own:
+
+| it says | that means |
+|---|---|
+| `must be of type string: "number"` | put the value in quotes: `temperature: "0.7"` |
+| `must be of type integer: "string"` | no quotes: `replicas: 2`; an `accessor error` says the same once more |
+| `must be of type integer,string: "number"` | a decimal in quotes, or in thousandths: `cpu: "0.5"` or `cpu: 500m` |
+| `unknown field "spec.` | a misspelt field, or one at a wrong level; `kubectl explain llmdeployment.spec` lists all |
+| `some validation rules were not checked` | no mistake of its own: correct the others |
+| `Invalid value: "object"` | not the value, but its type: what is wrong with it stands behind |
 """
 
 CONDITIONS = """\
@@ -53,6 +70,7 @@ def reference() -> str:
     parts.append("\n## Rules across fields\n\n")
     messages = dict.fromkeys(_rules(schema))
     parts += [f"- {message}.\n" for message in messages]
+    parts.append("\n" + REFUSALS)
     parts.append("\n" + CONDITIONS)
     parts += [f"| `{reason}` | {meaning} |\n" for reason, meaning in MEANINGS.items()]
     return "".join(parts)

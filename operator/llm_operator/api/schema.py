@@ -4,6 +4,7 @@ Every type of the API derives from `ApiModel`; `crd.py` walks their JSON schema.
 here because pydantic has no words for them.
 """
 
+import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -23,9 +24,16 @@ class ApiModel(BaseModel):
     )
 
 
-def rule(expression: str, message: str, *, field_path: str | None = None) -> dict[str, Any]:
-    """One CEL validation; `message` must say what is allowed."""
+def rule(expression: str, message: str, *, field_path: str | None = None, found: str | None = None) -> dict[str, Any]:
+    """One CEL validation; `message` must say what is allowed.
+
+    `found` is a CEL expression for the value that is not, which then stands before the message: of itself the API
+    server tells only its type.
+    """
     validation: dict[str, Any] = {"rule": expression, "message": message}
+    if found is not None:
+        words = json.dumps(f"': {message}")
+        validation["messageExpression"] = f'"\'" + {found} + {words}'
     if field_path is not None:
         validation["fieldPath"] = field_path
     return validation

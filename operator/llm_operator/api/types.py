@@ -24,10 +24,12 @@ MAX_TOKENS = 32_768
 TEMPERATURE_PATTERN = "^([01]([.][0-9]{1,4})?|2([.]0{1,4})?)$"
 TOP_P_PATTERN = "^(0[.]([1-9][0-9]{0,3}|0[1-9][0-9]{0,2}|00[1-9][0-9]?|000[1-9])|1([.]0{1,4})?)$"
 # As the server's fetch takes them.
-_HUB_NAME = "[A-Za-z0-9]+(([.]|_+|-)[A-Za-z0-9]+)*"
+_HUB_NAME = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_])?"
 REPOSITORY_PATTERN = f"^{_HUB_NAME}/{_HUB_NAME}$"
-MODEL_REVISION_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._/-]*$"
-ENDPOINT_PATTERN = r"^https?://[^\s/?#]+(/[^\s?#]*)?$"
+MODEL_REVISION_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._+/-]*$"
+ENDPOINT_PATTERN = "^https?://[^ \\t/?#]+(/[^ \\t?#]*)?$"
+LONG_MODE = "Qwen3-4B-Thinking-2507"
+LONG_MODES_REPOSITORY = "Qwen/Qwen3-4B-Thinking-2507"
 
 # The children are named after the object and get suffixes, and a Service name is a DNS label.
 NAME_RULE = rule(
@@ -40,17 +42,33 @@ IMAGE_PATTERN = (
     "[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)*"
     "(:[a-zA-Z0-9_][-a-zA-Z0-9_.]{0,127})?(@sha256:[a-f0-9]{64})?$"
 )
+IMAGE = f"self.matches('{IMAGE_PATTERN}')"
 # Narrower than Kubernetes allows: what it would round or write in another unit is refused instead.
 QUANTITY_PATTERN = r"^[0-9]{1,15}([.][0-9]{1,3})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 RESOURCE_NAME = f"^(cpu|memory|ephemeral-storage|{DNS_SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?)$"
 
+QUANTITY = f"string(self).matches('{QUANTITY_PATTERN}')"
+# Each mistake has one rule, so that it is told once: the others look only at what is no such mistake.
 Quantity = Annotated[
     str | int,
     Field(
         json_schema_extra={
             "x-kubernetes-int-or-string": True,
-            "pattern": QUANTITY_PATTERN,
             "maxLength": 32,
+            **rules(
+                rule(
+                    QUANTITY,
+                    "a quantity must not be negative, and is a number with at most 3 digits after the point and one of "
+                    "m k M G T P Ki Mi Gi Ti Pi behind it, or nothing, such as 500m, 2 or 16Gi",
+                    found="string(self)",
+                ),
+                rule(
+                    # Beyond 64 bits the API server writes another number into the Deployment.
+                    f"!{QUANTITY} || quantity(string(self)).compareTo(quantity('1Ei')) < 0",
+                    "a quantity must be less than 1Ei",
+                    found="string(self)",
+                ),
+            ),
         },
     ),
 ]
@@ -65,26 +83,19 @@ Quantities = Annotated[
                 "such as nvidia.com/gpu",
             ),
             rule(
-                "self.all(name, quantity(string(self[name])).compareTo(quantity('0')) >= 0)",
-                "quantities must not be negative",
-            ),
-            rule(
-                # Beyond 64 bits the API server writes another number into the Deployment.
-                "self.all(name, quantity(string(self[name])).compareTo(quantity('1Ei')) < 0)",
-                "quantities must be less than 1Ei",
-            ),
-            rule(
-                "self.all(name, !name.contains('/') || quantity(string(self[name])).isInteger())",
+                "self.all(name, !name.contains('/') || !isQuantity(string(self[name])) || "
+                "quantity(string(self[name])).isInteger())",
                 "an extended resource such as nvidia.com/gpu must be a whole number",
             ),
         ),
     ),
 ]
-Decimal = Annotated[str, Field(min_length=1, max_length=16)]
+Decimal = Annotated[str, Field(max_length=16)]
 # In requests, an extended resource needs its twin in limits.
 TWIN_RULE = rule(
-    "!has(self.requests) || self.requests.all(name, !name.contains('/') || (has(self.limits) && name in self.limits"
-    " && quantity(string(self.limits[name])).compareTo(quantity(string(self.requests[name]))) == 0))",
+    "!has(self.requests) || self.requests.all(name, !name.contains('/') || !isQuantity(string(self.requests[name])) || "
+    "(has(self.limits) && name in self.limits && (!isQuantity(string(self.limits[name])) || "
+    "quantity(string(self.limits[name])).compareTo(quantity(string(self.requests[name]))) == 0)))",
     "an extended resource such as nvidia.com/gpu must stand in `limits`; in `requests` only with the same value",
 )
 
@@ -103,6 +114,7 @@ class LocalObjectReference(ApiModel):
 class ResourceRequirements(ApiModel, json_schema_extra=rules(
     rule(
         "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || "
+        "!isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name])) || "
         "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
         "every entry of `requests` must be less than or equal to the entry of the same name in `limits`",
     ),
@@ -145,15 +157,28 @@ class Model(ApiModel):
     """Which model answers, and where it comes from."""
 
     repository: str = Field(
-        "Qwen/Qwen3-4B-Thinking-2507",
+        LONG_MODES_REPOSITORY,
         max_length=96,
-        pattern=REPOSITORY_PATTERN,
         description="Repository on the Hugging Face Hub, as owner/name.",
+        json_schema_extra=rules(
+            rule(
+                f"self.matches('{REPOSITORY_PATTERN}') && !self.contains('--') && !self.contains('..')",
+                "`repository` must be owner/name as the Hub's page of the model shows it, such as "
+                "Qwen/Qwen3-4B-Thinking-2507, without the Hub's address",
+                found="self",
+            )
+        ),
     )
     revision: str = Field(
         "main",
         max_length=200,
-        pattern=MODEL_REVISION_PATTERN,
+        json_schema_extra=rules(
+            rule(
+                f"self.matches('{MODEL_REVISION_PATTERN}') && !self.contains('..')",
+                "`revision` must be a branch, a tag or a commit of the repository, such as main or v1.0",
+                found="self",
+            )
+        ),
         description="Branch, tag or commit. What a branch means is asked once for a revision of this object, and "
         "stays: name a tag or a commit to say which files are meant.",
     )
@@ -164,11 +189,20 @@ class Model(ApiModel):
     )
     token_secret_ref: SecretKeyReference = Field(
         SecretKeyReference(),
-        description="Secret with the token for private and gated repositories. Only the fetch is given it.",
+        description="Secret with the token for private and gated repositories. Only the fetch is given it. With a "
+        "cache another one restarts nothing; it has a model tried again that could not be fetched.",
         json_schema_extra={"default": SecretKeyReference().model_dump(by_alias=True)},
     )
-    endpoint: Annotated[str, Field(min_length=8, max_length=512, pattern=ENDPOINT_PATTERN)] | None = Field(
-        None, description="Address of a mirror of the Hub, such as https://hub.example.com; unset means the Hub itself."
+    endpoint: Annotated[str, Field(max_length=512)] | None = Field(
+        None,
+        description="Address of a mirror of the Hub, such as https://hub.example.com; unset means the Hub itself. With "
+        "a cache a model that is there stays as it is: to mean others name them by `repository` and `revision`.",
+        json_schema_extra=rules(
+            rule(
+                f"self.matches('{ENDPOINT_PATTERN}')",
+                "`endpoint` must be an address that begins with https:// or http://, such as https://hub.example.com",
+            )
+        ),
     )
     memory_check: Literal["Enforce", "Skip"] = Field(
         "Enforce",
@@ -212,6 +246,7 @@ class Generation(ApiModel, json_schema_extra=rules(
                 f"self.matches('{TEMPERATURE_PATTERN}')",
                 '`temperature` must be a decimal in quotes from "0" to "2", such as "0.7", with at most 4 digits '
                 "after the point",
+                found="self",
             )
         ),
     )
@@ -224,6 +259,7 @@ class Generation(ApiModel, json_schema_extra=rules(
                 f"self.matches('{TOP_P_PATTERN}')",
                 '`topP` must be a decimal in quotes above "0", to "1", such as "0.9", with at most 4 digits after the '
                 "point",
+                found="self",
             )
         ),
     )
@@ -244,7 +280,7 @@ class Generation(ApiModel, json_schema_extra=rules(
 
 class Cache(ApiModel, json_schema_extra=rules(
     rule(
-        "self.claimName != oldSelf.claimName || "
+        "self.claimName != oldSelf.claimName || !isQuantity(string(self.size)) || "
         "quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) >= 0",
         "`size` may only grow: a volume cannot be made smaller. For a smaller one set another `claimName`",
         field_path=".size",
@@ -260,8 +296,8 @@ class Cache(ApiModel, json_schema_extra=rules(
         field_path=".accessModes",
     ),
     rule(
-        "quantity(string(self.size)).compareTo(quantity('1Mi')) >= 0 && "
-        "quantity(string(self.size)).compareTo(quantity('1Pi')) <= 0",
+        "!isQuantity(string(self.size)) || (quantity(string(self.size)).compareTo(quantity('1Mi')) >= 0 && "
+        "quantity(string(self.size)).compareTo(quantity('1Pi')) <= 0)",
         "`size` must be 1Mi to 1Pi",
         field_path=".size",
     ),
@@ -307,7 +343,7 @@ class Cache(ApiModel, json_schema_extra=rules(
 
 class Rollout(ApiModel, json_schema_extra=rules(
     rule(
-        "self.soakSeconds < self.progressDeadlineSeconds",
+        "self.progressDeadlineSeconds < 1 || self.soakSeconds < self.progressDeadlineSeconds",
         "`soakSeconds` must be less than `progressDeadlineSeconds`, or no revision could ever be proved good",
     ),
 )):  # fmt: skip
@@ -371,10 +407,10 @@ class Rollback(ApiModel):
 class LLMDeploymentSpec(ApiModel, json_schema_extra={
     **rules(
         rule(
-            f"!has(self.image) || self.image.matches('{IMAGE_PATTERN}')",
-            "`image` must be a container image reference such as registry.example.com/team/server:1.2 "
-            "or registry.example.com/team/server@sha256:<64 hex digits>",
-            field_path=".image",
+            f"self.mode != '{LONG_MODE}' || !has(self.model) || self.model.repository == '{LONG_MODES_REPOSITORY}'",
+            f"`mode` {LONG_MODE} means the model {LONG_MODES_REPOSITORY}. For another `model.repository` set `mode` to "
+            "qwen",
+            field_path=".mode",
         ),
         rule(
             "self.mode == 'mock' || !has(self.cache) || 'ReadWriteMany' in self.cache.accessModes || "
@@ -399,9 +435,27 @@ class LLMDeploymentSpec(ApiModel, json_schema_extra={
         description="Number of server pods, 0 to 100. `kubectl scale` and a HorizontalPodAutoscaler set this field.",
         json_schema_extra={"format": "int32"},
     )
-    image: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
+    image: Annotated[str, Field(max_length=512)] | None = Field(
         None,
         description="Image of the inference server. Unset means the image that the operator was installed with.",
+        json_schema_extra=rules(
+            rule(
+                "!self.contains('://')",
+                "`image` is a reference without https://, such as registry.example.com/team/server:1.2",
+                found="self",
+            ),
+            rule(
+                f"self.contains('://') || {IMAGE} || !{IMAGE.replace('self', 'self.lowerAscii()')}",
+                "`image` must be in lower case; only its tag may have capitals",
+                found="self",
+            ),
+            rule(
+                f"self.contains('://') || {IMAGE} || {IMAGE.replace('self', 'self.lowerAscii()')}",
+                "`image` must be a container image reference such as registry.example.com/team/server:1.2 "
+                "or registry.example.com/team/server@sha256:<64 hex digits>",
+                found="self",
+            ),
+        ),
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         "IfNotPresent", description="When the node pulls the image."
