@@ -16,6 +16,7 @@ from llm_operator.core.gate import refilled
 from llm_operator.core.history import read_history
 from llm_operator.core.model import InvalidSpec, Neighbourhood, Observation, Parent, Settings, Suspicion
 from llm_operator.core.names import Manifest
+from llm_operator.core.ownership import is_controlled_by, is_pod_of
 from llm_operator.core.prune import may_be_pruned
 from llm_operator.kube import (
     CLAIMS,
@@ -66,7 +67,7 @@ async def observe(
         parent=read,
         deployment=deployment,
         service=service,
-        pods=tuple(pods),
+        pods=tuple(pod for pod in pods if is_pod_of(name, pod)),
         revisions=tuple(revisions),
         replica_sets=tuple(await _replica_sets(kube, namespace, name, deployment)),
         now=kube.contact.now(),
@@ -220,7 +221,8 @@ async def _replica_sets(kube: Kube, namespace: str, name: str, deployment: Manif
     conditions = (deployment or {}).get("status", {}).get("conditions", [])
     if not any(one["type"] == "ReplicaFailure" and one["status"] == "True" for one in conditions):
         return []
-    return await kube.find(REPLICA_SETS, namespace, label_selector=names.selector_string(name))
+    found = await kube.find(REPLICA_SETS, namespace, label_selector=names.selector_string(name))
+    return [one for one in found if deployment is not None and is_controlled_by(one, deployment)]
 
 
 def parse_parent(live: Manifest) -> Parent:

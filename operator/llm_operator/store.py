@@ -223,7 +223,16 @@ def _slim_job(live: Manifest) -> Manifest:
 def _slim_pod(live: Manifest) -> Manifest:
     metadata, spec, status = live["metadata"], live.get("spec", {}), live.get("status", {})
     revision = names.revision_of(live)
-    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "labels")
+    kept = (
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "labels",
+        "ownerReferences",
+    )
     slim: Manifest = {
         "kind": "Pod",
         "metadata": {
@@ -231,9 +240,12 @@ def _slim_pod(live: Manifest) -> Manifest:
             "annotations": {} if revision is None else {names.REVISION: revision},
         },
         "spec": {
-            group: [{"name": one["name"], "resources": one.get("resources", {})} for one in spec[group]]
-            for group in ("initContainers", "containers")
-            if group in spec
+            **{key: spec[key] for key in ("schedulingGates", "imagePullSecrets") if key in spec},
+            **{
+                group: [{"name": one["name"], "resources": one.get("resources", {})} for one in spec[group]]
+                for group in ("initContainers", "containers")
+                if group in spec
+            },
         },
         "status": {
             **{key: status[key] for key in ("phase", "reason", "message") if key in status},

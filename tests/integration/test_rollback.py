@@ -328,7 +328,9 @@ FAILURES = {
     "image-denied": Failure({"image": "kwok/denied:1"}, ("ImagePullDenied",)),
     "no-secret": Failure({"image": "kwok/badconfig:1"}, ("ContainerConfigError",)),
     "image-name": Failure({"image": "kwok/badname:1"}, ("InvalidImageName",)),
-    "no-priority-class": Failure({"priorityClassName": "missing"}, ("PodCreationRefused",)),
+    "no-priority-class": Failure(
+        {"priorityClassName": "missing"}, ("PodCreationFailed",), seen=tells("PodCreationFailed")
+    ),
     "late-crash": Failure({"image": "kwok/latecrash:1"}, ("CrashLoop",), soak=LONG_SOAK),
     "late-oom": Failure({"image": "kwok/oomlater:1"}, ("OOMKilled",), soak=LONG_SOAK),
     "registry-down": Failure(
@@ -405,10 +407,11 @@ def fails_by_quota_and_is_tried_again_when_there_is_room(subject: Subject) -> No
     subject.kubectl = new_namespace(subject.world.plane)
     subject.kubectl("create", "quota", "pods", "--hard=pods=1")
     eventually(lambda: "hard" in (subject.kubectl.get("quota", "pods") or {}).get("status", {}))
-    fails(subject, Failure({"image": GOOD}, ("QuotaExceeded",)))
+    fails(subject, Failure({"image": GOOD}, ("QuotaExceeded",), seen=tells("QuotaExceeded")))
     subject.kubectl.patch("quota", "pods", {"spec": {"hard": {"pods": "2"}}})
     eventually(lambda: (subject.kubectl.get("quota", "pods") or {})["status"]["hard"]["pods"] == "2")
-    subject.edit(rollback={"retryToken": "there-is-room"})
+    # The second attempt is to succeed, however busy this machine is.
+    subject.edit(rollback={"retryToken": "there-is-room"}, rollout=rollout())
     subject.until(is_ready)
     assert subject.states() == {"Good": 2}
 

@@ -56,14 +56,19 @@ class Reason(StrEnum):
     REGISTRY_UNAVAILABLE = "RegistryUnavailable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
+    CONTAINER_RUNTIME_ERROR = "ContainerRuntimeError"
+    INJECTED_CONTAINER_FAILING = "InjectedContainerFailing"
     OOM_KILLED = "OOMKilled"
     CRASH_LOOP = "CrashLoop"
     PROBE_TIMEOUT = "ProbeTimeout"
     POD_EVICTED = "PodEvicted"
     UNSCHEDULABLE = "Unschedulable"
+    SCHEDULING_GATED = "SchedulingGated"
     QUOTA_EXCEEDED = "QuotaExceeded"
     POD_SECURITY_VIOLATION = "PodSecurityViolation"
     POD_CREATION_REFUSED = "PodCreationRefused"
+    POD_CREATION_FAILED = "PodCreationFailed"
+    WEBHOOK_UNAVAILABLE = "WebhookUnavailable"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     REJECTED_EARLIER = "RejectedEarlier"
 
@@ -128,14 +133,20 @@ MEANINGS: dict[Reason, str] = {
     Reason.REGISTRY_UNAVAILABLE: "The registry could not be reached, failed, or asked to come later.",
     Reason.IMAGE_PULL_FAILED: "The image could not be pulled, nobody knows why; the runtime's words follow.",
     Reason.CONTAINER_CONFIG_ERROR: "The container cannot be created, for example because a Secret is missing.",
+    Reason.CONTAINER_RUNTIME_ERROR: "The node cannot create the container now: its runtime or a driver fails.",
+    Reason.INJECTED_CONTAINER_FAILING: "A container that an admission webhook injected fails, or is not ready.",
     Reason.OOM_KILLED: "The container used more memory than its limit and was killed.",
     Reason.CRASH_LOOP: "The server exits instead of serving; the message holds its own last words.",
     Reason.PROBE_TIMEOUT: "The server runs but does not answer its probes in time.",
     Reason.POD_EVICTED: "The node put the pod out: it ran short of memory or disk, or is shutting down.",
     Reason.UNSCHEDULABLE: "No node can take the pod; the message holds the scheduler's words.",
+    Reason.SCHEDULING_GATED: "Scheduling gates that somebody set keep the pod from being scheduled.",
     Reason.QUOTA_EXCEEDED: "A ResourceQuota of the namespace leaves no room for the pod.",
     Reason.POD_SECURITY_VIOLATION: "Pod Security admission of the namespace refuses the pod.",
-    Reason.POD_CREATION_REFUSED: "Admission refuses the pods: a limit range, a missing priority class, a policy.",
+    Reason.POD_CREATION_REFUSED: "Admission refuses the pods: a limit range, a policy, a webhook that says no.",
+    Reason.POD_CREATION_FAILED: "The pods cannot be created now: something that they name is not there, or the API "
+    "server fails.",
+    Reason.WEBHOOK_UNAVAILABLE: "An admission webhook that every pod has to pass does not work.",
     Reason.PROGRESS_DEADLINE_EXCEEDED: "The replicas did not become available in time, and no fault is known.",
     Reason.REJECTED_EARLIER: "The revision is recorded as rejected, and the record does not say why.",
     Reason.MODEL_READY: "The model is in the cache, whole and checked.",

@@ -115,5 +115,5 @@ def _held_back(
 def _needs_attempt(revision: Revision, spec: LLMDeploymentSpec) -> bool:
     """Whether a recorded revision that does not run has to prove itself (again) before it may be called good."""
     if revision.state is State.REJECTED:
-        return asks_again(declaration(spec), spec.rollback.retry_token, revision)
+        return asks_again(spec, revision)
     return True

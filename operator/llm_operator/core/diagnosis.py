@@ -1,21 +1,33 @@
 """Why pods do not become ready: reads pod and ReplicaSet states, returns the fault and how sure it is.
 
-Checks are pure and ordered; of one pod the first that finds something counts, of several pods the surest.
+Checks are pure and ordered; of one pod the first that finds something counts, of several pods the surest. What can pass
+by itself (capacity, a registry, a runtime, a webhook, a container that somebody injected) is a doubt, whatever its
+state is called: causes are read from the words.
 Text that changes by itself (back-off times, restart counts, generated pod names in API errors) is kept out:
 it would be written to the status again and again. A runtime's own words come last, so that a message with
 them starts like one without.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import chain
 
 from llm_operator.api.conditions import Finding, Reason
-from llm_operator.core import names
+from llm_operator.core import names, quantity
 from llm_operator.core.fetch_words import FINAL_CODES, fetch_reason
 from llm_operator.core.names import Manifest
-from llm_operator.core.words import detail, gives_a_reason, last_words, why_not_pulled
+from llm_operator.core.refusals import read_refusal
+from llm_operator.core.words import (
+    detail,
+    gives_a_reason,
+    is_wrongly_declared,
+    last_words,
+    why_not_pulled,
+    with_note,
+)
 
 PULL_REASONS = (
     "ErrImagePull",
@@ -25,12 +37,12 @@ PULL_REASONS = (
     "RegistryUnavailable",
     "SignatureValidationFailed",
 )
-CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+CREATE_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+# A container that waits for one of these is on its way, or is told by how it ended last.
+USUAL_REASONS = ("ContainerCreating", "PodInitializing", "CrashLoopBackOff")
 BACK_OFF_PREFIX = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull: |$)')
-GENERATED_POD_NAME = re.compile(r'^pods "[^"]*" is forbidden: ')
 PULL_TEXTS: dict[Reason, str] = {
     Reason.IMAGE_NOT_FOUND: "was not found; correct spec.image",
-    Reason.IMAGE_PULL_DENIED: "may not be pulled; check spec.image and spec.imagePullSecrets",
     Reason.REGISTRY_UNAVAILABLE: "cannot be pulled now; check the registry and the network of the node",
     Reason.IMAGE_PULL_FAILED: "cannot be pulled; check spec.image and spec.imagePullSecrets",
 }
@@ -39,6 +51,12 @@ EXPLAINED_CRASHES = 2
 UNEXPLAINED_CRASHES = 3
 # The server ends with 0 only when told to; the others are the kubelet's SIGKILL and SIGTERM.
 KILLED_BY_PROBE = (0, 137, 143)
+# Containers that this operator declares. Any other was injected by an admission webhook.
+OURS = frozenset({names.SERVER_CONTAINER, names.FETCH_CONTAINER, names.PRUNE_CONTAINER})
+# Room that somebody else may make or take at any time: they say nothing about the revision.
+CAPACITY = frozenset({Reason.UNSCHEDULABLE, Reason.SCHEDULING_GATED, Reason.QUOTA_EXCEEDED})
+# What a container that was killed for its memory is given to try, as a multiple of its limit.
+MORE_MEMORY = 1.5
 
 
 class Proof(IntEnum):
@@ -57,12 +75,25 @@ class Fault:
     proof: Proof
     # When the exit happened that was counted last (RFC 3339 in UTC).
     last_exit: str | None = None
+    # Where to read more, for as long as the pod is there.
+    look: str = ""
+
+    @property
+    def told(self) -> Finding:
+        """The finding while the pod is there."""
+        return Finding(self.finding.reason, with_note(self.finding.message, self.look))
+
+    @property
+    def is_capacity(self) -> bool:
+        """Whether all that lacks is room."""
+        return self.finding.reason in CAPACITY
 
 
 def diagnose(pods: Iterable[Manifest], replica_sets: Iterable[Manifest] = ()) -> Fault | None:
     """The fault that keeps these pods from becoming ready, or None when there is none (yet).
 
-    A state that pods of the same revision on other nodes do not share is no proof.
+    A state that pods of the same revision on other nodes do not share is no proof. Missing room is told only where
+    nothing else is wrong.
     """
     newest_first = sorted(
         (pod for pod in pods if not is_going(pod)),
@@ -72,32 +103,38 @@ def diagnose(pods: Iterable[Manifest], replica_sets: Iterable[Manifest] = ()) ->
     # A pod that was ended lies around long after another has taken its place.
     present = [pod for pod in newest_first if pod is newest_first[0] or not is_over(pod)]
     waiting = [pod for pod in present if not is_ready(pod)]
-    faults = [fault for fault in (_fault_of(pod) for pod in waiting) if fault is not None]
-    faults += [fault for fault in (_pods_refused(one) for one in replica_sets) if fault is not None]
+    faults = [fault for fault in (fault_of_pod(pod) for pod in waiting) if fault is not None]
+    faults += [fault for fault in (pods_refused(one) for one in replica_sets) if fault is not None]
     if not faults:
         return None
-    surest = max(faults, key=lambda fault: fault.proof)
+    surest = max(faults, key=lambda fault: (fault.proof, not fault.is_capacity))
     if surest.proof is Proof.STANDING and len(waiting) < len(present):
-        return Fault(surest.finding, Proof.DOUBT)
+        return replace(surest, proof=Proof.DOUBT)
     return surest
 
 
-def not_answering(pods: Iterable[Manifest]) -> Finding | None:
-    """A server that runs and does not answer its probes: usual while it starts, a finding once its time is over."""
+def awaited(pods: Iterable[Manifest]) -> Fault | None:
+    """What a pod without a fault is waiting for: usual while it starts, a finding once its time is over."""
     for pod in pods:
-        for container in _containers(pod):
-            if "running" in container.get("state", {}) and not container.get("ready") and not is_going(pod):
-                probe = "readiness probe (GET /readyz)" if container.get("started") else "startup probe (GET /startupz)"
-                return Finding(
-                    Reason.PROBE_TIMEOUT,
-                    f"Pod {_name(pod)}: container {container['name']} runs and does not answer its {probe}; see "
-                    f"`kubectl logs -n {pod['metadata']['namespace']} {_name(pod)}`.",
-                )
+        if is_going(pod) or is_over(pod) or is_ready(pod):
+            continue
+        for check in (_server_does_not_answer, _fetch_goes_on, _injected_not_ready, _not_yet_created):
+            fault = check(pod)
+            if fault is not None:
+                return fault
     return None
 
 
-def _fault_of(pod: Manifest) -> Fault | None:
-    return next((fault for fault in (check(pod) for check in POD_CHECKS) if fault is not None), None)
+def fault_of_pod(pod: Manifest) -> Fault | None:
+    """The fault of one pod; what our own containers do speaks before what was injected."""
+    ours = [one for one in _containers(pod) if one["name"] in OURS]
+    injected = [one for one in _containers(pod) if one["name"] not in OURS]
+    found = chain(
+        (check(pod) for check in POD_CHECKS),
+        (check(pod, container) for check in CONTAINER_CHECKS for container in ours),
+        (_injected_fails(pod, container) for container in injected),
+    )
+    return next((fault for fault in found if fault is not None), None)
 
 
 def is_going(live: Manifest) -> bool:
@@ -130,92 +167,149 @@ def _evicted(pod: Manifest) -> Fault | None:
     return Fault(finding, Proof.DOUBT)
 
 
-def _image_name_invalid(pod: Manifest) -> Fault | None:
-    for container, waiting in _waiting(pod):
-        if waiting.get("reason") == "InvalidImageName":
-            finding = Finding(
-                Reason.INVALID_IMAGE_NAME,
-                f"Pod {_name(pod)}: the image name {container.get('image')!r} cannot be parsed; "
-                "set spec.image to a reference such as registry.example.com/team/server:1.2.",
-            )
-            return Fault(finding, Proof.STANDING)
-    return None
-
-
-def _image_not_pulled(pod: Manifest) -> Fault | None:
-    for container, waiting in _waiting(pod):
-        if waiting.get("reason") in PULL_REASONS:
-            words = BACK_OFF_PREFIX.sub("", waiting.get("message", ""))
-            reason = why_not_pulled(waiting["reason"], words, container.get("image", ""))
-            finding = Finding(
-                reason, f"Pod {_name(pod)}: image {container.get('image')} {PULL_TEXTS[reason]}.{detail(words)}"
-            )
-            known = reason in (Reason.IMAGE_NOT_FOUND, Reason.IMAGE_PULL_DENIED)
-            return Fault(finding, Proof.STANDING if known else Proof.DOUBT)
-    return None
-
-
-def _container_not_created(pod: Manifest) -> Fault | None:
-    for container, waiting in _waiting(pod):
-        if waiting.get("reason") in CONFIG_REASONS:
-            finding = Finding(
-                Reason.CONTAINER_CONFIG_ERROR,
-                f"Pod {_name(pod)}: container {container['name']} cannot be created; create what is missing "
-                f"or correct the spec.{detail(waiting.get('message', ''))}",
-            )
-            return Fault(finding, Proof.STANDING)
-    return None
-
-
-def _out_of_memory(pod: Manifest) -> Fault | None:
-    for container, terminated in _last_exits(pod):
-        if terminated.get("reason") == "OOMKilled":
-            limit = _memory_limit(pod, container["name"])
-            used_up = f"its memory limit of {limit}" if limit else "the memory of the node"
-            finding = Finding(
-                Reason.OOM_KILLED,
-                f"Pod {_name(pod)}: container {container['name']} used more than {used_up} and was killed; "
-                f"raise spec.resources.limits.memory.{detail(last_words(terminated.get('message', '')))}",
-            )
-            return Fault(finding, _counted(container, EXPLAINED_CRASHES), terminated.get("finishedAt"))
-    return None
-
-
-def _fetch_failed(pod: Manifest) -> Fault | None:
-    """A pod that fetches its model for itself, and says why it cannot: what can pass is no proof."""
-    for container, terminated in _last_exits(pod):
-        found = fetch_reason(terminated.get("message", "")) if container["name"] == names.FETCH_CONTAINER else None
-        if found is not None:
-            reason, words = found
-            code = terminated.get("exitCode")
-            finding = Finding(
-                reason,
-                f"Pod {_name(pod)}: the fetch of the model exited with code {code}; see `kubectl logs -n "
-                f"{pod['metadata']['namespace']} {_name(pod)} -c {names.FETCH_CONTAINER} --previous`.{detail(words)}",
-            )
-            return Fault(finding, Proof.COUNTED if code in FINAL_CODES else Proof.DOUBT, terminated.get("finishedAt"))
-    return None
-
-
-def _crash(pod: Manifest) -> Fault | None:
-    for container, terminated in _last_exits(pod):
-        message = terminated.get("message", "")
-        logs = f"see `kubectl logs -n {pod['metadata']['namespace']} {_name(pod)} --previous`."
-        if terminated.get("exitCode") in KILLED_BY_PROBE and not gives_a_reason(message):
-            finding = Finding(
-                Reason.PROBE_TIMEOUT,
-                f"Pod {_name(pod)}: container {container['name']} was ended with code {terminated.get('exitCode')}, as "
-                f"the kubelet does when its startup or liveness probe is not answered in time; {logs}",
-            )
-            return Fault(finding, Proof.DOUBT)
+def _gated(pod: Manifest) -> Fault | None:
+    for condition in _not_scheduled(pod, "SchedulingGated"):
+        gates = ", ".join(one["name"] for one in pod["spec"].get("schedulingGates", [])) or "names unknown"
         finding = Finding(
-            Reason.CRASH_LOOP,
-            f"Pod {_name(pod)}: container {container['name']} exited with code {terminated.get('exitCode')}; "
-            f"{logs}{detail(last_words(message))}",
+            Reason.SCHEDULING_GATED,
+            f"Pod {_name(pod)} waits for its scheduling gates ({gates}). An admission webhook set them; whoever owns "
+            "them takes them away, a queue once it admits the pod. Ask there, or have the pods exempted."
+            f"{detail(condition.get('message', ''))}",
         )
-        enough = EXPLAINED_CRASHES if gives_a_reason(message) else UNEXPLAINED_CRASHES
-        return Fault(finding, _counted(container, enough), terminated.get("finishedAt"))
+        return Fault(finding, Proof.DOUBT)
     return None
+
+
+def _unschedulable(pod: Manifest) -> Fault | None:
+    for condition in _not_scheduled(pod, "Unschedulable"):
+        finding = Finding(
+            Reason.UNSCHEDULABLE,
+            f"Pod {_name(pod)} fits on no node; lower spec.resources.requests, or correct spec.nodeSelector, "
+            f"spec.affinity and spec.tolerations, or add a node.{detail(condition.get('message', ''))}",
+        )
+        return Fault(finding, Proof.DOUBT)
+    return None
+
+
+def _not_scheduled(pod: Manifest, reason: str) -> list[Manifest]:
+    return [
+        condition
+        for condition in pod.get("status", {}).get("conditions", [])
+        if condition["type"] == "PodScheduled" and condition.get("reason") == reason
+    ]
+
+
+def _image_name_invalid(pod: Manifest, container: Manifest) -> Fault | None:
+    if _waits(container).get("reason") != "InvalidImageName":
+        return None
+    finding = Finding(
+        Reason.INVALID_IMAGE_NAME,
+        f"Pod {_name(pod)}: the image name {container.get('image')!r} cannot be parsed; "
+        "set spec.image to a reference such as registry.example.com/team/server:1.2.",
+    )
+    return Fault(finding, Proof.STANDING)
+
+
+def _image_not_pulled(pod: Manifest, container: Manifest) -> Fault | None:
+    waits = _waits(container)
+    if waits.get("reason") not in PULL_REASONS:
+        return None
+    words = BACK_OFF_PREFIX.sub("", waits.get("message", ""))
+    reason = why_not_pulled(waits["reason"], words, container.get("image", ""))
+    text = _denied(pod) if reason is Reason.IMAGE_PULL_DENIED else PULL_TEXTS[reason]
+    finding = Finding(reason, f"Pod {_name(pod)}: image {container.get('image')} {text}.{detail(words)}")
+    known = reason in (Reason.IMAGE_NOT_FOUND, Reason.IMAGE_PULL_DENIED)
+    return Fault(finding, Proof.STANDING if known else Proof.DOUBT)
+
+
+def _denied(pod: Manifest) -> str:
+    """The kubelet pulls without a Secret that is missing, so the registry's no may be about that."""
+    secrets = " ".join(one["name"] for one in pod["spec"].get("imagePullSecrets", []))
+    if not secrets:
+        return "may not be pulled; check spec.image, or name a Secret for the registry in spec.imagePullSecrets"
+    return (
+        "may not be pulled; check spec.image, and that each Secret of spec.imagePullSecrets exists, is of type "
+        "kubernetes.io/dockerconfigjson and names this registry: "
+        f"`kubectl get secret -n {pod['metadata']['namespace']} {secrets}`"
+    )
+
+
+def _container_not_created(pod: Manifest, container: Manifest) -> Fault | None:
+    waits = _waits(container)
+    if waits.get("reason") not in CREATE_REASONS:
+        return None
+    words = waits.get("message", "")
+    if is_wrongly_declared(words):
+        finding = Finding(
+            Reason.CONTAINER_CONFIG_ERROR,
+            f"Pod {_name(pod)}: container {container['name']} cannot be created; create what is missing or correct the "
+            f"spec.{detail(words)}",
+        )
+        return Fault(finding, Proof.STANDING)
+    finding = Finding(
+        Reason.CONTAINER_RUNTIME_ERROR,
+        f"Pod {_name(pod)}: container {container['name']} cannot be created now; the kubelet tries again. If it lasts, "
+        f"see to the node, its container runtime and its device plugins.{detail(words)}",
+    )
+    return Fault(finding, Proof.DOUBT)
+
+
+def _out_of_memory(pod: Manifest, container: Manifest) -> Fault | None:
+    ended = _last_exit(container)
+    if ended is None or ended.get("reason") != "OOMKilled":
+        return None
+    limit = _memory_limit(pod, container["name"])
+    used_up, remedy = "the memory of the node", "set spec.resources.limits.memory"
+    if limit is not None:
+        used_up = f"its memory limit of {limit}"
+        remedy = f"raise spec.resources.limits.memory, to {_more_memory(limit)} for a start"
+    finding = Finding(
+        Reason.OOM_KILLED,
+        f"Pod {_name(pod)}: container {container['name']} used more than {used_up} and was killed; {remedy}."
+        f"{detail(last_words(ended.get('message', '')))}",
+    )
+    return Fault(finding, _counted(container, EXPLAINED_CRASHES), ended.get("finishedAt"))
+
+
+def _more_memory(limit: str) -> str:
+    """Half as much again, in round numbers: nobody knows what a program that was killed would have used."""
+    amount = float(quantity.parse(limit)) * MORE_MEMORY / 2**20
+    step = 64 if amount < 1024 else 256
+    return f"{math.ceil(amount / step) * step}Mi"
+
+
+def _fetch_failed(pod: Manifest, container: Manifest) -> Fault | None:
+    """A pod that fetches its model for itself, and says why it cannot: what can pass is no proof."""
+    ended = _last_exit(container) if container["name"] == names.FETCH_CONTAINER else None
+    found = None if ended is None else fetch_reason(ended.get("message", ""))
+    if ended is None or found is None:
+        return None
+    reason, words = found
+    code = ended.get("exitCode")
+    finding = Finding(reason, f"Pod {_name(pod)}: the fetch of the model exited with code {code}.{detail(words)}")
+    proof = Proof.COUNTED if code in FINAL_CODES else Proof.DOUBT
+    return Fault(finding, proof, ended.get("finishedAt"), look=_logs(pod, container))
+
+
+def _crash(pod: Manifest, container: Manifest) -> Fault | None:
+    ended = _last_exit(container)
+    if ended is None:
+        return None
+    message, code = ended.get("message", ""), ended.get("exitCode")
+    if code in KILLED_BY_PROBE and not gives_a_reason(message):
+        finding = Finding(
+            Reason.PROBE_TIMEOUT,
+            f"Pod {_name(pod)}: container {container['name']} was ended with code {code}, as the kubelet does when its "
+            "startup or liveness probe is not answered in time; give it more CPU in spec.resources, or time in "
+            "spec.rollout.progressDeadlineSeconds.",
+        )
+        return Fault(finding, Proof.DOUBT, look=_logs(pod, container))
+    finding = Finding(
+        Reason.CRASH_LOOP,
+        f"Pod {_name(pod)}: container {container['name']} exited with code {code}.{detail(last_words(message))}",
+    )
+    enough = EXPLAINED_CRASHES if gives_a_reason(message) else UNEXPLAINED_CRASHES
+    return Fault(finding, _counted(container, enough), ended.get("finishedAt"), look=_logs(pod, container))
 
 
 def _counted(container: Manifest, enough: int) -> Proof:
@@ -227,45 +321,103 @@ def _counted(container: Manifest, enough: int) -> Proof:
     return Proof.COUNTED if alike and crashes >= enough else Proof.DOUBT
 
 
-def _unschedulable(pod: Manifest) -> Fault | None:
-    for condition in pod.get("status", {}).get("conditions", []):
-        if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+def _injected_fails(pod: Manifest, container: Manifest) -> Fault | None:
+    """A container that somebody injected. Its last words are left out: lines of a log may hold anything."""
+    waits, ended = _waits(container), _last_exit(container)
+    if waits and waits.get("reason") not in USUAL_REASONS:
+        what, words, look = f"waits ({waits.get('reason')})", waits.get("message", ""), ""
+    elif ended is not None:
+        what, words, look = f"ended with code {ended.get('exitCode')}", "", _logs(pod, container)
+    else:
+        return None
+    return Fault(
+        Finding(Reason.INJECTED_CONTAINER_FAILING, f"{_injected(pod, container, what)}{detail(words)}"),
+        Proof.DOUBT,
+        look=look,
+    )
+
+
+def _injected(pod: Manifest, container: Manifest, what: str) -> str:
+    return (
+        f"Pod {_name(pod)}: container {container['name']} {what}; it is not the LLMDeployment's, an admission webhook "
+        "injected it: see to what does (`kubectl get mutatingwebhookconfigurations`)."
+    )
+
+
+# What a pod without a fault waits for.
+
+
+def _server_does_not_answer(pod: Manifest) -> Fault | None:
+    for container in _containers(pod):
+        if container["name"] == names.SERVER_CONTAINER and _runs_unready(container):
+            probe = "readiness probe (GET /readyz)" if container.get("started") else "startup probe (GET /startupz)"
             finding = Finding(
-                Reason.UNSCHEDULABLE,
-                f"Pod {_name(pod)} fits on no node; lower spec.resources.requests, or correct spec.nodeSelector, "
-                f"spec.affinity and spec.tolerations, or add a node.{detail(condition.get('message', ''))}",
+                Reason.PROBE_TIMEOUT,
+                f"Pod {_name(pod)}: container {container['name']} runs and does not answer its {probe}; give it more "
+                "CPU in spec.resources, or time in spec.rollout.progressDeadlineSeconds.",
             )
-            return Fault(finding, Proof.DOUBT)
+            return Fault(finding, Proof.DOUBT, look=_logs(pod, container, previous=False))
     return None
 
 
-POD_CHECKS: tuple[Callable[[Manifest], Fault | None], ...] = (
-    _evicted,
+def _fetch_goes_on(pod: Manifest) -> Fault | None:
+    for container in _containers(pod):
+        if container["name"] == names.FETCH_CONTAINER and _runs_unready(container):
+            finding = Finding(
+                Reason.PROGRESS_DEADLINE_EXCEEDED,
+                f"Pod {_name(pod)} still fetches its model; raise spec.rollout.progressDeadlineSeconds, or set "
+                "spec.cache, so that it is fetched once.",
+            )
+            return Fault(finding, Proof.DOUBT, look=_logs(pod, container, previous=False))
+    return None
+
+
+def _injected_not_ready(pod: Manifest) -> Fault | None:
+    for container in _containers(pod):
+        if container["name"] not in OURS and _runs_unready(container):
+            text = _injected(pod, container, "runs and is not ready, and the pod waits for it")
+            return Fault(
+                Finding(Reason.INJECTED_CONTAINER_FAILING, text),
+                Proof.DOUBT,
+                look=_logs(pod, container, previous=False),
+            )
+    return None
+
+
+def _not_yet_created(pod: Manifest) -> Fault | None:
+    for container in _containers(pod):
+        if _waits(container).get("reason") in ("ContainerCreating", "PodInitializing"):
+            finding = Finding(
+                Reason.PROGRESS_DEADLINE_EXCEEDED,
+                f"Pod {_name(pod)}: container {container['name']} is not created yet ({_waits(container)['reason']}): "
+                "a volume, the network of the pod or a large image is waited for.",
+            )
+            where = f"`kubectl describe pod -n {pod['metadata']['namespace']} {_name(pod)}`"
+            return Fault(finding, Proof.DOUBT, look=f"See {where}.")
+    return None
+
+
+def _runs_unready(container: Manifest) -> bool:
+    return "running" in container.get("state", {}) and not container.get("ready")
+
+
+POD_CHECKS: tuple[Callable[[Manifest], Fault | None], ...] = (_evicted, _gated, _unschedulable)
+CONTAINER_CHECKS: tuple[Callable[[Manifest, Manifest], Fault | None], ...] = (
     _image_name_invalid,
     _image_not_pulled,
     _container_not_created,
     _out_of_memory,
     _fetch_failed,
     _crash,
-    _unschedulable,
-)
-REFUSALS: tuple[tuple[Reason, str, str], ...] = (
-    (
-        Reason.QUOTA_EXCEEDED,
-        "exceeded quota",
-        "raise the quota, lower spec.resources, or set rollout.strategy Recreate",
-    ),
-    (Reason.POD_SECURITY_VIOLATION, "violates PodSecurity", "see which policy of the namespace forbids it"),
-    (Reason.POD_CREATION_REFUSED, "", "raise the limit range, create what is missing, or correct the spec"),
 )
 
 
-def _pods_refused(replica_set: Manifest) -> Fault | None:
-    for condition in replica_set.get("status", {}).get("conditions", []):
+def pods_refused(live: Manifest) -> Fault | None:
+    """Why the pods of a ReplicaSet are not created."""
+    for condition in live.get("status", {}).get("conditions", []):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            words = GENERATED_POD_NAME.sub("", condition.get("message", ""))
-            reason, remedy = next((reason, remedy) for reason, sign, remedy in REFUSALS if sign in words)
-            return Fault(Finding(reason, f"The API server refuses the pods; {remedy}.{detail(words)}"), Proof.STANDING)
+            refusal = read_refusal(condition.get("message", ""), live["metadata"]["name"])
+            return Fault(refusal.finding, Proof.STANDING if refusal.is_final else Proof.DOUBT)
     return None
 
 
@@ -274,20 +426,27 @@ def _containers(pod: Manifest) -> list[Manifest]:
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 
 
-def _waiting(pod: Manifest) -> list[tuple[Manifest, Manifest]]:
-    return [(one, one["state"]["waiting"]) for one in _containers(pod) if "waiting" in one.get("state", {})]
+def _waits(container: Manifest) -> Manifest:
+    """What a container waits for; empty where it does not wait."""
+    waiting: Manifest = container.get("state", {}).get("waiting", {})
+    return waiting
 
 
-def _last_exits(pod: Manifest) -> list[tuple[Manifest, Manifest]]:
-    """Containers that ended at least once, with how; a finished init container is no fault."""
-    exits = []
-    for container in _containers(pod):
-        state = container.get("state", {})
-        terminated = state.get("terminated") or container.get("lastState", {}).get("terminated")
-        finished = state.get("terminated", {}).get("exitCode") == 0 and container.get("ready")
-        if terminated is not None and not finished:
-            exits.append((container, terminated))
-    return exits
+def _last_exit(container: Manifest) -> Manifest | None:
+    """How a container ended that is not ready; a finished init container is."""
+    if container.get("ready"):
+        return None
+    ended: Manifest | None = container.get("state", {}).get("terminated") or container.get("lastState", {}).get(
+        "terminated"
+    )
+    return ended
+
+
+def _logs(pod: Manifest, container: Manifest, *, previous: bool = True) -> str:
+    several = len(pod["spec"].get("initContainers", [])) + len(pod["spec"]["containers"]) > 1
+    which = f" -c {container['name']}" if several else ""
+    before = " --previous" if previous else ""
+    return f"See `kubectl logs -n {pod['metadata']['namespace']} {_name(pod)}{which}{before}`."
 
 
 def _memory_limit(pod: Manifest, container: str) -> str | None:

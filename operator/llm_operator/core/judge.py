@@ -2,7 +2,8 @@
 
 Success is judged before failure. A proof condemns within seconds, a doubt waits for the deadline, and while
 pods of the good revision fail too, nobody is blamed before twice the deadline. Pods of other revisions,
-old counts and an API server that was away prove nothing.
+old counts and an API server that was away prove nothing. Replicas that lack nothing but room condemn nobody while as
+many serve as served before.
 """
 
 from dataclasses import dataclass, replace
@@ -12,11 +13,22 @@ from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.cached_model import CachedModel
-from llm_operator.core.diagnosis import Fault, Proof, diagnose, is_going, is_over, is_ready, not_answering
+from llm_operator.core.diagnosis import (
+    Fault,
+    Proof,
+    awaited,
+    diagnose,
+    fault_of_pod,
+    is_going,
+    is_over,
+    is_ready,
+    pods_refused,
+)
 from llm_operator.core.history import recent
 from llm_operator.core.model import Observation, Settings, Suspicion
 from llm_operator.core.names import Manifest
-from llm_operator.core.revision import Revision, State, Verdict, timestamp
+from llm_operator.core.revision import Revision, RolloutTerms, State, Verdict, timestamp
+from llm_operator.core.words import IT_SAYS, with_note
 
 # After an outage the kubelets need a moment to tell what happened meanwhile.
 CONTACT_GRACE = timedelta(seconds=30)
@@ -45,12 +57,15 @@ def judge(
     assert deployment is not None
     if spec.replicas == 0:
         return Judgement(stopped(verdict))
-    if is_rolled_out(deployment):
-        return Judgement(replace(verdict, state=State.GOOD, decided_at=now, reason="", message=""), _proved(spec))
+    as_before = serves_enough(observation, verdict) and lacks_only_room(deployment, observation, revision.hash)
+    if is_rolled_out(deployment) or as_before:
+        good = replace(verdict, state=State.GOOD, decided_at=now, reason="", message="")
+        return Judgement(good, _proved(spec, deployment))
     if verdict.state is State.REJECTED:
         return Judgement()
     if verdict.started_at is None or verdict.progress_at is None:
-        begun = replace(verdict, started_at=now, progress=0, progress_at=now, extended=False)
+        enough = suffices(observation, spec)
+        begun = replace(verdict, started_at=now, progress=0, progress_at=now, extended=False, suffices=enough)
         return Judgement(begun, look_again_after=allowed_seconds(spec))
     return _judge_unready(observation, spec, revision, last_good, settings)
 
@@ -72,12 +87,14 @@ def _judge_unready(
         lasts = timedelta(seconds=settings.confirm_seconds if fault.proof is Proof.STANDING else 0.0)
         proved = max(now if suspicion is None else suspicion.since + lasts, trusted_from(observation))
         if now >= proved:
-            return rejected(observation, spec, revision, last_good, fault.finding)
+            return rejected(observation, spec, revision, last_good, fault.finding, look=fault.look)
         waits.append((proved - now).total_seconds())
     if now >= due and infrastructure and not verdict.extended:
         return Judgement(replace(verdict, extended=True), suspicion=suspicion, look_again_after=allowed_seconds(spec))
+    if now >= due and fault is not None and fault.is_capacity and serves_enough(observation, verdict):
+        return Judgement(suspicion=suspicion, look_again_after=allowed_seconds(spec))
     if now >= due:
-        return rejected(observation, spec, revision, last_good, _too_late(observation, spec, revision, fault))
+        return _too_late(observation, spec, revision, last_good, fault)
     proven = of_the_newest("availableReplicas", observation.deployment)
     if verdict.progress < proven < spec.replicas:
         progressed = replace(verdict, progress=proven, progress_at=now)
@@ -106,6 +123,32 @@ def has_timed_out(deployment: Manifest) -> bool:
     )
 
 
+def suffices(observation: Observation, spec: LLMDeploymentSpec) -> int:
+    """How many replicas are no fewer than serve now, or are asked for, where those are less: one at least."""
+    serve = (observation.deployment or {}).get("status", {}).get("availableReplicas", 0)
+    return max(1, min(int(serve), spec.replicas))
+
+
+def serves_enough(observation: Observation, verdict: Verdict) -> bool:
+    """Whether as many replicas of the newest template are available as served before, or were asked for then."""
+    return (
+        verdict.suffices is not None and of_the_newest("availableReplicas", observation.deployment) >= verdict.suffices
+    )
+
+
+def lacks_only_room(deployment: Manifest, observation: Observation, revision: str) -> bool:
+    """Whether no old pod is left, and each replica that is not available was given no room."""
+    status, declared = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
+    made = status.get("replicas", 0)
+    if made != status.get("updatedReplicas", 0):
+        return False
+    faults = [fault_of_pod(pod) for pod in _waiting_pods(observation, revision)]
+    refusals = [pods_refused(one) for one in _replica_sets_of(observation, revision)]
+    without_room = sum(1 for fault in faults if fault is not None and fault.is_capacity)
+    refused = declared - made if any(fault is not None and fault.is_capacity for fault in refusals) else 0
+    return bool(status.get("availableReplicas", 0) + without_room + refused == declared)
+
+
 def of_the_newest(count: str, deployment: Manifest | None) -> int:
     """A count of the newest template alone, given that the old pods are well; 0 until the counts speak about it."""
     if deployment is None or not is_observed(deployment):
@@ -117,10 +160,7 @@ def of_the_newest(count: str, deployment: Manifest | None) -> int:
 
 def fault_of(observation: Observation, revision: str) -> Fault | None:
     """What keeps the pods of one revision from becoming ready."""
-    return diagnose(
-        pods_of(observation, revision),
-        [one for one in observation.replica_sets if names.revision_of(one) == revision],
-    )
+    return diagnose(pods_of(observation, revision), _replica_sets_of(observation, revision))
 
 
 def pods_of(observation: Observation, revision: str) -> list[Manifest]:
@@ -128,10 +168,24 @@ def pods_of(observation: Observation, revision: str) -> list[Manifest]:
     return [pod for pod in observation.pods if names.revision_of(pod) == revision]
 
 
+def _replica_sets_of(observation: Observation, revision: str) -> list[Manifest]:
+    return [one for one in observation.replica_sets if names.revision_of(one) == revision]
+
+
+def _waiting_pods(observation: Observation, revision: str) -> list[Manifest]:
+    pods = pods_of(observation, revision)
+    return [pod for pod in pods if not is_going(pod) and not is_over(pod) and not is_ready(pod)]
+
+
 def good_pods_fail(observation: Observation, last_good: Revision) -> bool:
-    """Whether more than half of the pods of the good revision are not ready: then the cause is not the new one."""
-    pods = [pod for pod in pods_of(observation, last_good.hash) if not is_going(pod) and not is_over(pod)]
-    return sum(1 for pod in pods if is_ready(pod)) * 2 < len(pods)
+    """Whether more than half of the pods of the good revision are not ready: then the cause is not the new one.
+
+    Pods that nobody gave room do not fail: an autoscaler may have asked for more than there is.
+    """
+    pods = pods_of(observation, last_good.hash)
+    faults = [fault_of_pod(pod) for pod in _waiting_pods(observation, last_good.hash)]
+    fail = sum(1 for fault in faults if fault is None or not fault.is_capacity)
+    return fail > sum(1 for pod in pods if is_ready(pod) and not is_going(pod) and not is_over(pod))
 
 
 def _of_this_attempt(fault: Fault | None, verdict: Verdict) -> Fault | None:
@@ -180,33 +234,60 @@ def rejected(
     revision: Revision,
     last_good: Revision | None,
     finding: Finding,
+    *,
+    look: str = "",
 ) -> Judgement:
-    """The verdict against a revision, which counts as a rollback if a good one takes its place."""
+    """The verdict against a revision, which counts as a rollback if a good one takes its place.
+
+    `look` says where to read more, for as long as its pods are there.
+    """
     rolls_back = last_good is not None and spec.rollback.enabled
+    note = _read_next_time(observation, finding) if rolls_back and look else look
+    finding = Finding(finding.reason, with_note(finding.message, note))
     verdict = replace(
         revision.verdict,
         state=State.REJECTED,
         decided_at=observation.now,
         reason=str(finding.reason),
         message=finding.message,
+        rollout=RolloutTerms.of(spec),
         rollbacks=recent((*revision.verdict.rollbacks, *((observation.now,) if rolls_back else ())), observation.now),
     )
     return Judgement(verdict, finding)
 
 
-def _too_late(observation: Observation, spec: LLMDeploymentSpec, revision: Revision, fault: Fault | None) -> Finding:
+def _read_next_time(observation: Observation, finding: Finding) -> str:
+    """A pod that is gone has no log. Where it said nothing before it ended, it has to be tried again."""
+    if IT_SAYS in finding.message:
+        return ""
+    parent = observation.parent
+    return (
+        "Its pods are gone, and their logs: set a new spec.rollback.retryToken, and run meanwhile "
+        f"`kubectl logs -n {parent.namespace} -l {names.INSTANCE}={parent.name} --all-containers --prefix --follow`."
+    )
+
+
+def _too_late(
+    observation: Observation,
+    spec: LLMDeploymentSpec,
+    revision: Revision,
+    last_good: Revision | None,
+    fault: Fault | None,
+) -> Judgement:
     late = f"Not available within {spec.rollout.progress_deadline_seconds} s (rollout.progressDeadlineSeconds)."
-    known = fault.finding if fault is not None else not_answering(pods_of(observation, revision.hash))
+    known = fault or awaited(pods_of(observation, revision.hash))
     if known is None:
-        return Finding(
-            Reason.PROGRESS_DEADLINE_EXCEEDED,
-            f"{late} No fault is known; see `kubectl describe pods -l {names.INSTANCE}={observation.parent.name}`.",
-        )
-    return Finding(known.reason, f"{late} {known.message}")
+        finding = Finding(Reason.PROGRESS_DEADLINE_EXCEEDED, f"{late} No fault is known.")
+        parent = observation.parent
+        look = f"See `kubectl describe pods -n {parent.namespace} -l {names.INSTANCE}={parent.name}`."
+        return rejected(observation, spec, revision, last_good, finding, look=look)
+    finding = Finding(known.finding.reason, f"{late} {known.finding.message}")
+    return rejected(observation, spec, revision, last_good, finding, look=known.look)
 
 
-def _proved(spec: LLMDeploymentSpec) -> Finding:
+def _proved(spec: LLMDeploymentSpec, deployment: Manifest) -> Finding:
+    available = deployment.get("status", {}).get("availableReplicas", 0)
     return Finding(
         Reason.ALL_REPLICAS_READY,
-        f"{spec.replicas} of {spec.replicas} replicas answered for {spec.rollout.soak_seconds} s without a break.",
+        f"{available} of {spec.replicas} replicas answered for {spec.rollout.soak_seconds} s without a break.",
     )

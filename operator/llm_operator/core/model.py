@@ -82,7 +82,7 @@ class Neighbourhood:
 class Observation:
     """Everything one decision may look at.
 
-    `pods` are those that the parent's selector chooses, `revisions` the ControllerRevisions with its labels.
+    `pods` are those of the Deployment of its name, `revisions` the ControllerRevisions with its labels.
     `claim`, the Job `fetch` and its pods are those of the declared cache and model; `others_keep_claim` says that
     another LLMDeployment wants the claim kept, and `other_fetches` are Jobs that the parent owns and no longer
     declares. `neighbourhood` is read only where models may be pruned, `replica_sets` only when the Deployment says that

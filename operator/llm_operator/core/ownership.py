@@ -12,6 +12,23 @@ def controls(parent: Parent, live: Manifest) -> bool:
     return controller is not None and controller["uid"] == parent.uid
 
 
+def is_pod_of(deployment: str, pod: Manifest) -> bool:
+    """Whether a pod is of the Deployment of that name. Labels can be copied; its ReplicaSet is named for both."""
+    controller, template = _controller(pod), pod["metadata"].get("labels", {}).get("pod-template-hash")
+    return (
+        controller is not None
+        and controller["kind"] == "ReplicaSet"
+        and template is not None
+        and controller["name"] == f"{deployment}-{template}"
+    )
+
+
+def is_controlled_by(live: Manifest, owner: Manifest) -> bool:
+    """Whether the live object was made by this very owner."""
+    controller = _controller(live)
+    return controller is not None and controller["uid"] == owner["metadata"]["uid"]
+
+
 def name_taken(parent: Parent, live: Manifest | None) -> Finding | None:
     """Why an object that stands where ours should must be left alone, or None."""
     if live is None or controls(parent, live):

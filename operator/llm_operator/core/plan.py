@@ -30,7 +30,7 @@ from llm_operator.core.gate import (
     remembered,
 )
 from llm_operator.core.history import recent
-from llm_operator.core.judge import is_rolled_out, judge
+from llm_operator.core.judge import is_rolled_out, judge, suffices
 from llm_operator.core.memory import too_small
 from llm_operator.core.model import (
     Action,
@@ -170,16 +170,13 @@ class _Planner:
         """
         token = self.spec.rollback.retry_token
         tried = revision.state is State.CANDIDATE and is_fresh(token, revision.verdict)
-        asked = tried or (revision.state is State.REJECTED and self._asks_again(revision))
+        asked = tried or (revision.state is State.REJECTED and asks_again(self.spec, revision))
         return asked and not is_rendered_so(self.parent, self.spec, self.settings, revision)
-
-    def _asks_again(self, revision: Revision) -> bool:
-        return asks_again(declaration(self.spec), self.spec.rollback.retry_token, revision)
 
     def _must_prove_itself(self, revision: Revision, goes: Course) -> bool:
         """Whether an attempt begins: one is asked for, or something else runs now."""
         if revision.state is State.REJECTED:
-            return self._asks_again(revision)
+            return asks_again(self.spec, revision)
         if goes.active == revision.hash and revision.state is not State.FALLBACK:
             return False
         if (
@@ -204,6 +201,7 @@ class _Planner:
             progress_at=since,
             retry_token=self.spec.rollback.retry_token,
             terms=declaration(self.spec).terms,
+            suffices=suffices(self.observation, self.spec) if since else None,
         )
 
     def _another_attempt(self, revision: Revision) -> Verdict:

@@ -2,11 +2,23 @@
 
 from collections.abc import Callable
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import FINE, Finding, Reason
 from llm_operator.core import names
-from llm_operator.core.judge import fault_of, has_timed_out, is_observed, of_the_newest
-from llm_operator.core.revision import State
+from llm_operator.core.diagnosis import Proof
+from llm_operator.core.judge import (
+    deadline_of,
+    fault_of,
+    has_timed_out,
+    is_observed,
+    of_the_newest,
+    serves_enough,
+)
+from llm_operator.core.revision import State, timestamp
 from llm_operator.core.view import View
+from llm_operator.core.words import with_note
+
+# An edit makes another revision, or easier terms; a token tells that something else has changed.
+TRY_AGAIN = "to try it again edit the spec, or set another spec.rollback.retryToken once a cause outside is mended"
 
 
 def readiness(view: View) -> Finding:
@@ -22,7 +34,8 @@ def _fetching(view: View) -> Finding | None:
     """The declared revision waits for its model. One that was given up is told as rejected."""
     if view.course is None or view.course.fetches is None or view.rejected is not None:
         return None
-    return view.waits_for or Finding(Reason.MODEL_FETCHING, "The fetch of the model is being started.")
+    found = view.waits_for or Finding(Reason.MODEL_FETCHING, "The fetch of the model is being started.")
+    return found if found.reason in FINE else _with_its_end(view, found)
 
 
 def _not_there(view: View) -> Finding | None:
@@ -37,12 +50,12 @@ def _rejected_and_replaced(view: View) -> Finding | None:
         return None
     serves = f"the mock of revision {target.hash}" if target.state is State.FALLBACK else f"revision {target.hash}"
     why = f"Revision {rejected.hash} was rejected: {rejected.verdict.reason}."
-    because = f"edit the spec, or set another spec.rollback.retryToken to try it again. {rejected.verdict.message}"
+    because = f"{TRY_AGAIN}. {rejected.verdict.message}"
     if view.replacement_is_there:
         return Finding(Reason.ROLLED_BACK, f"{why} Now {serves} serves; {because}")
     if view.deployment is not None and has_timed_out(view.deployment):
         fault = fault_of(view.observation, target.hash)
-        own_words = "" if fault is None else f" {fault.finding.message}"
+        own_words = "" if fault is None else f" {fault.told.message}"
         return Finding(Reason.ROLLBACK_FAILED, f"{why} But {serves} does not come back either.{own_words}")
     return Finding(Reason.ROLLING_BACK, f"{why} Bringing back {serves}. {rejected.verdict.message}")
 
@@ -76,7 +89,28 @@ def _faulty(view: View) -> Finding | None:
     if view.course is None or view.is_up:
         return None
     fault = fault_of(view.observation, view.course.desired)
-    return None if fault is None else fault.finding
+    if fault is None:
+        return None
+    available = of_the_newest("availableReplicas", view.deployment)
+    if fault.is_capacity and available:
+        serve = f"{available} of {view.replicas} replicas serve."
+        found = Finding(fault.told.reason, f"{serve} {fault.told.message}")
+        if view.declared is None or serves_enough(view.observation, view.declared.verdict):
+            return found
+        return _with_its_end(view, found)
+    return _with_its_end(view, fault.told) if fault.proof is Proof.DOUBT else fault.told
+
+
+def _with_its_end(view: View, finding: Finding) -> Finding:
+    """The finding with when it is given up, a moment that stays the same, and what serves meanwhile."""
+    verdict = None if view.declared is None else view.declared.verdict
+    if verdict is None or view.spec is None or verdict.state is not State.CANDIDATE or verdict.progress_at is None:
+        return finding
+    end = timestamp(deadline_of(view.observation, view.spec, verdict))
+    serving = view.answering
+    serve = f"Revision{'s' if len(serving) > 1 else ''} {' and '.join(serving)} serve{'' if len(serving) > 1 else 's'}"
+    note = f"{serve if serving else 'Nothing serves'}; given up at {end}."
+    return Finding(finding.reason, with_note(finding.message, note))
 
 
 def _soaking(view: View) -> Finding | None:

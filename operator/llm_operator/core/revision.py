@@ -9,7 +9,7 @@ one annotation of it; status only shows it.
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -45,13 +45,33 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutTerms:
+    """What a verdict depended on besides the revision: how its pods are brought up, and how long they may take."""
+
+    strategy: str
+    deadline: int
+    soak: int
+
+    @classmethod
+    def of(cls, spec: LLMDeploymentSpec) -> "RolloutTerms":
+        """The terms that a spec sets."""
+        rollout = spec.rollout
+        return cls(rollout.strategy, rollout.progress_deadline_seconds, rollout.soak_seconds)
+
+    def are_easier_than(self, old: "RolloutTerms") -> bool:
+        """Whether a revision that failed on the old terms might do on these."""
+        return self.strategy != old.strategy or self.deadline > old.deadline or self.soak < old.soak
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What is known of a revision, and how it came to be known.
 
     `started_at` is None while nothing of it is to run. `progress` is the most replicas that were ever available,
     since `progress_at`. `extended` says that its time was doubled, because good pods failed too when it was over.
     `rollbacks` are the times at which it was rejected in favour of a good one. `retry_token` and `terms` are those that
-    the attempt knows of.
+    the attempt knows of. `suffices` is how many available replicas are no fewer than served, or were asked for, when it
+    began; `rollout` is what it was rejected on.
     """
 
     state: State
@@ -66,6 +86,8 @@ class Verdict:
     retry_token: str | None = None
     rollbacks: tuple[datetime, ...] = ()
     terms: str | None = None
+    suffices: int | None = None
+    rollout: RolloutTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +166,14 @@ def is_fresh(token: str | None, verdict: Verdict) -> bool:
     return token is not None and token != verdict.retry_token
 
 
-def asks_again(said: Declaration, token: str | None, revision: Revision) -> bool:
-    """Whether another attempt is asked for: by a fresh token, or by other terms for a model that is not there."""
-    return is_fresh(token, revision.verdict) or (revision.waits and said.terms not in (None, revision.terms))
+def asks_again(spec: LLMDeploymentSpec, revision: Revision) -> bool:
+    """Whether another attempt is asked for: by a fresh token, by other terms for a model that is not there, or by an
+    easier roll-out than the one that failed.
+    """
+    verdict, terms = revision.verdict, declaration(spec).terms
+    if is_fresh(spec.rollback.retry_token, verdict) or (revision.waits and terms not in (None, revision.terms)):
+        return True
+    return verdict.rollout is not None and RolloutTerms.of(spec).are_easier_than(verdict.rollout)
 
 
 def new_revision(
@@ -228,6 +255,8 @@ def encode(verdict: Verdict) -> str:
         "retryToken": verdict.retry_token,
         "rollbacks": [_text(one) for one in verdict.rollbacks],
         "terms": verdict.terms,
+        "suffices": verdict.suffices,
+        "rollout": None if verdict.rollout is None else asdict(verdict.rollout),
     }
     return json.dumps({key: value for key, value in fields.items() if value})
 
@@ -256,6 +285,8 @@ def decode(annotation: str | None) -> Verdict | None:
             retry_token=None if fields.get("retryToken") is None else str(fields["retryToken"]),
             rollbacks=tuple(_moment(one) for one in fields.get("rollbacks", [])),
             terms=None if fields.get("terms") is None else str(fields["terms"]),
+            suffices=_count(fields.get("suffices", 0)) or None,
+            rollout=None if fields.get("rollout") is None else _rollout(fields["rollout"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
         return None
@@ -292,6 +323,10 @@ def _moment(text: str) -> datetime:
     if not 1970 <= moment.year < 9000:  # Sums with it must not overflow.
         raise ValueError(text)
     return moment
+
+
+def _rollout(fields: Manifest) -> RolloutTerms:
+    return RolloutTerms(str(fields["strategy"]), _count(fields["deadline"]), _count(fields["soak"]))
 
 
 def _count(value: Any) -> int:

@@ -5,7 +5,6 @@ present, the others only while true, so that kstatus (Flux, Argo CD, Helm) reads
 was rolled back is Stalled, not in progress for ever.
 """
 
-from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import get_args
@@ -14,14 +13,13 @@ from llm_operator.api.conditions import ConditionType, Finding, Reason
 from llm_operator.api.types import Mode, Model
 from llm_operator.core import names, prune
 from llm_operator.core.claim import not_grown, problem
-from llm_operator.core.diagnosis import is_going, is_ready
 from llm_operator.core.gate import is_elsewhere
 from llm_operator.core.hand_edits import HandEdit
 from llm_operator.core.judge import fault_of, good_pods_fail
 from llm_operator.core.model import Observation
 from llm_operator.core.names import Manifest
 from llm_operator.core.ownership import controls
-from llm_operator.core.readiness import readiness
+from llm_operator.core.readiness import TRY_AGAIN, readiness
 from llm_operator.core.revision import Revision, State, timestamp
 from llm_operator.core.view import View, view_of
 from llm_operator.core.words import brief, says_the_same
@@ -197,7 +195,7 @@ def _rejected(revision: Revision) -> Manifest:
 def _availability(view: View) -> Finding:
     answering = view.counts.get("readyReplicas", 0)
     if answering:
-        of = _answering(view)
+        of = view.answering
         which = f" of revision {' and '.join(of)}" if of else ""
         return Finding(Reason.SOME_REPLICAS_AVAILABLE, f"{answering} replicas{which} answer requests.")
     if view.deployment is not None and view.replicas == 0:
@@ -213,13 +211,13 @@ def _stalled(view: View, ready: Finding) -> Finding | None:
         return Finding(ready.reason, brief(ready.message.removesuffix(rejected.verdict.message).rstrip()))
     if rejected is None or view.replaced_by is not None or view.spec is None:
         return None
-    remedy = "edit the spec, or set another spec.rollback.retryToken to try it again"
     if not view.spec.rollback.enabled:
-        return Finding(Reason.ROLLBACK_DISABLED, f"Revision {rejected.hash} stays although it was rejected; {remedy}.")
+        stays = f"Revision {rejected.hash} stays although it was rejected"
+        return Finding(Reason.ROLLBACK_DISABLED, f"{stays}; {TRY_AGAIN}.")
     after = "" if rejected.waits else " It stays applied, and is good once its replicas are available."
     return Finding(
         Reason.NO_KNOWN_GOOD_REVISION,
-        f"Revision {rejected.hash} was rejected, and there is none to go back to; {remedy}.{after}",
+        f"Revision {rejected.hash} was rejected, and there is none to go back to; {TRY_AGAIN}.{after}",
     )
 
 
@@ -253,7 +251,7 @@ def _infrastructure(view: View) -> Finding | None:
     if last_good is None or view.is_up or not good_pods_fail(view.observation, last_good):
         return None
     fault = fault_of(view.observation, last_good.hash)
-    own_words = "" if fault is None else f" {fault.finding.message}"
+    own_words = "" if fault is None else f" {fault.told.message}"
     return Finding(
         Reason.INFRASTRUCTURE_SUSPECTED,
         f"Pods of the good revision {last_good.hash} fail too: see to nodes, storage and network.{own_words}",
@@ -265,7 +263,7 @@ def _good_one_fails(view: View, target: Revision) -> Finding | None:
         return None
     fault = fault_of(view.observation, target.hash)
     if fault is not None:
-        return fault.finding
+        return fault.told
     was = {one.get("type"): one.get("status") for one in view.observation.parent.status.get("conditions", [])}
     if view.counts.get("readyReplicas", 0) or "True" not in (was.get("Available"), was.get("Degraded")):
         return None
@@ -325,21 +323,12 @@ def _condition(
 
 def _serving(view: View) -> Manifest:
     """What answers requests, which during a roll-out is not yet what is declared; nothing where no replica does."""
-    revisions = _answering(view)[:SERVING_SHOWN]
+    revisions = view.answering[:SERVING_SHOWN]
     if not revisions:
         return {}
     modes = [mode for revision in revisions if (mode := _mode(view, revision)) is not None]
     told = {"servingRevision": ",".join(revisions), "mode": ",".join(dict.fromkeys(modes))}
     return {key: value for key, value in told.items() if value}
-
-
-def _answering(view: View) -> list[str]:
-    """Revisions of the replicas that answer, the one with the most of them first."""
-    if view.deployment is None:
-        return []
-    pods = [pod for pod in view.observation.pods if is_ready(pod) and not is_going(pod)]
-    count = Counter(revision for pod in pods if (revision := names.revision_of(pod)) is not None)
-    return sorted(count, key=lambda revision: (-count[revision], revision))
 
 
 def _mode(view: View, revision: str) -> str | None:

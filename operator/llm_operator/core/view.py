@@ -1,11 +1,13 @@
 """What every check of the status looks at: the observation, and what follows from it at once. Pure."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from llm_operator.api.conditions import Finding
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.course import Course, course, own_deployment
+from llm_operator.core.diagnosis import is_going, is_ready
 from llm_operator.core.gate import waiting
 from llm_operator.core.judge import is_rolled_out
 from llm_operator.core.model import InvalidSpec, Observation
@@ -50,6 +52,15 @@ class View:
         """What is known of the fetch of the declared model, or of the claim that it goes into."""
         cache = None if self.spec is None else self.spec.used_cache
         return None if cache is None else waiting(self.observation, cache)
+
+    @property
+    def answering(self) -> list[str]:
+        """Revisions of the replicas that answer, the one with the most of them first."""
+        if self.deployment is None:
+            return []
+        pods = [pod for pod in self.observation.pods if is_ready(pod) and not is_going(pod)]
+        count = Counter(revision for pod in pods if (revision := names.revision_of(pod)) is not None)
+        return sorted(count, key=lambda revision: (-count[revision], revision))
 
     @property
     def counts(self) -> Manifest:

@@ -1,4 +1,4 @@
-"""Other people's words: a runtime's, a registry's, an API server's. Pure; used by diagnosis.py, status.py and act.py.
+"""Other people's words: a runtime's, a registry's, a kubelet's. Pure; used by diagnosis.py, status.py and act.py.
 
 What changes by itself in them must not be written to a status again and again; what they mean decides whether a
 revision is at fault.
@@ -31,6 +31,17 @@ PULL_WORDS: tuple[tuple[Reason, re.Pattern[str]], ...] = (
         re.compile(r"not found|manifest unknown|name unknown|no match for platform", re.IGNORECASE),
     ),
 )
+# Why a container is not created, where that cannot pass by itself: what it refers to is not there, the image asks for
+# root, or has not got the command. All else may be a runtime that is slow, or a kubelet that has just begun.
+WRONGLY_DECLARED = re.compile(
+    r'\b(?:secret|configmap) "[^"]*" not found|couldn\'t find key |runAsNonRoot|non-numeric user|no command specified'
+)
+NO_SUCH_COMMAND = re.compile(
+    r'exec: "[^"]+": (?:stat \S+: )?(?:executable file not found|no such file or directory|permission denied'
+    r"|exec format error|is a directory)|executable file \S+ not found in \$PATH|exec \S+: exec format error"
+)
+# The same words about something of the node's own: a hook, a runtime or a driver that is not there (yet).
+OF_THE_NODE = re.compile(r'hook|fork/exec|exec: "[^"]*(?:nvidia|runtime|shim)|\bdevice\b')
 DETAIL_LIMIT = 1024
 IT_SAYS = " It says: "
 VOLATILE = re.compile(r"[0-9a-fA-F-]{8,}|[0-9]+")
@@ -47,6 +58,13 @@ def why_not_pulled(state: str, words: str, image: str) -> Reason:
     for name in (image, repository, repository.partition("/")[2], f"manifests/{tag}"):
         words = words.replace(name, "") if len(name) > 3 else words
     return next((reason for reason, pattern in PULL_WORDS if pattern.search(words)), Reason.IMAGE_PULL_FAILED)
+
+
+def is_wrongly_declared(words: str) -> bool:
+    """Whether a kubelet or a runtime cannot create a container for a reason that does not pass by itself."""
+    if WRONGLY_DECLARED.search(words):
+        return True
+    return NO_SUCH_COMMAND.search(words) is not None and OF_THE_NODE.search(words) is None
 
 
 def last_words(message: str) -> str:
@@ -79,6 +97,12 @@ def detail(words: str) -> str:
 def brief(message: str) -> str:
     """A message without somebody else's words at its end."""
     return message.partition(IT_SAYS)[0]
+
+
+def with_note(message: str, note: str) -> str:
+    """A message with one more sentence of ours; somebody else's words stay the last."""
+    ours, it_says, words = message.partition(IT_SAYS)
+    return f"{ours} {note}{it_says}{words}" if note else message
 
 
 def says_the_same(old: str, new: str) -> bool:

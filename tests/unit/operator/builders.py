@@ -234,6 +234,10 @@ def a_pod(name: str = "triage-1", *, of: Revision | None = None, ready: bool = F
             "namespace": "clinic",
             "creationTimestamp": "2026-01-02T03:04:00Z",
             "annotations": {} if of is None else {names.REVISION: of.hash},
+            "labels": {**names.labels("triage"), "pod-template-hash": "5d8f"},
+            "ownerReferences": [
+                {"kind": "ReplicaSet", "name": "triage-5d8f", "uid": "uid-triage-5d8f", "controller": True}
+            ],
         },
         "spec": {"containers": [{"name": names.SERVER_CONTAINER, "resources": {"limits": {"memory": "64Mi"}}}]},
         "status": {"conditions": [{"type": "Ready", "status": "True" if ready else "False"}]},
@@ -307,6 +311,11 @@ def a_fetch_pod(
 def going(live: Manifest) -> Manifest:
     """The same object while it is being deleted."""
     return {**live, "metadata": {**live["metadata"], "deletionTimestamp": "2026-01-02T03:04:05Z"}}
+
+
+def injected(status: list[Manifest], name: str = "istio-proxy") -> list[Manifest]:
+    """The same of a container that an admission webhook put into the pod."""
+    return [{**one, "name": name} for one in status]
 
 
 def a_container_status(**over: Any) -> list[Manifest]:

@@ -315,7 +315,8 @@ class Cluster:
                 state = {"terminated": {"exitCode": code, "message": message, "finishedAt": moment(end)}}
                 phase = "Failed" if code else "Succeeded"
             elif behaviour == "no Secret":
-                state, phase = {"waiting": {"reason": "CreateContainerConfigError", "message": "no Secret"}}, "Pending"
+                message = 'secret "x" not found'
+                state, phase = {"waiting": {"reason": "CreateContainerConfigError", "message": message}}, "Pending"
             yield {
                 "metadata": {"name": f"{job['metadata']['name']}-{number}", "namespace": "clinic", "labels": {}},
                 "spec": {"containers": []},

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from llm_operator.api.conditions import Finding, Reason
-from llm_operator.core.diagnosis import Fault, Proof, diagnose, not_answering
+from llm_operator.api.conditions import Reason
+from llm_operator.core.diagnosis import Fault, Proof, awaited, diagnose
 from llm_operator.core.names import Manifest
 from llm_operator.core.words import says_the_same
 from tests.unit.operator.builders import (
@@ -16,10 +16,12 @@ from tests.unit.operator.builders import (
     a_revision,
     died,
     going,
+    injected,
     waiting,
 )
 
 DOUBT, STANDING, COUNTED = Proof.DOUBT, Proof.STANDING, Proof.COUNTED
+RUNNING_AND_READY = a_container_status(state={"running": {}}, ready=True)
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no cpu"}
 LAST_WORDS = json.dumps({"reason": "ModeNotSupported", "message": "no qwen here.", "remedy": "Set LLM_MODE=mock."})
 
@@ -40,6 +42,7 @@ def ended(exit_code: int, reason: str = "Error", *, restarts: int, before: int |
 
 NOTE = json.dumps({"memoryBytes": 61 * 2**20, "phase": "loading", "at": "2026-01-02T03:04:05.000+00:00"}) + " " * 9
 
+RUNC = "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "
 CASES: dict[str, tuple[dict[str, Any], Reason, Proof, str]] = {
     "the image name is not a name": (
         {"containerStatuses": waiting("InvalidImageName")},
@@ -87,6 +90,38 @@ CASES: dict[str, tuple[dict[str, Any], Reason, Proof, str]] = {
         STANDING,
         'secret "token" not found',
     ),
+    "a key is missing": (
+        {
+            "containerStatuses": waiting(
+                "CreateContainerConfigError", "couldn't find key token in ConfigMap clinic/settings"
+            )
+        },
+        Reason.CONTAINER_CONFIG_ERROR,
+        STANDING,
+        "couldn't find key token",
+    ),
+    "the image asks for root": (
+        {
+            "containerStatuses": waiting(
+                "CreateContainerConfigError", "container has runAsNonRoot and image will run as root"
+            )
+        },
+        Reason.CONTAINER_CONFIG_ERROR,
+        STANDING,
+        "run as root",
+    ),
+    "the command is for another machine": (
+        {"containerStatuses": waiting("RunContainerError", f'{RUNC}exec: "/server": exec format error: unknown')},
+        Reason.CONTAINER_CONFIG_ERROR,
+        STANDING,
+        "exec format error",
+    ),
+    "the command is missing, says crun": (
+        {"containerStatuses": waiting("CreateContainerError", "executable file `server` not found in $PATH: No such")},
+        Reason.CONTAINER_CONFIG_ERROR,
+        STANDING,
+        "executable file",
+    ),
     "the container cannot be created": (
         {"containerStatuses": waiting("CreateContainerError", "no command specified")},
         Reason.CONTAINER_CONFIG_ERROR,
@@ -109,7 +144,7 @@ CASES: dict[str, tuple[dict[str, Any], Reason, Proof, str]] = {
         {"containerStatuses": died(137, "OOMKilled", crashes=2)},
         Reason.OOM_KILLED,
         COUNTED,
-        "limits.memory",
+        "raise spec.resources.limits.memory, to 128Mi for a start",
     ),
     "too little memory twice, running again for a moment": (
         {"containerStatuses": died(137, "OOMKilled", crashes=2, running=True)},
@@ -146,7 +181,7 @@ CASES: dict[str, tuple[dict[str, Any], Reason, Proof, str]] = {
         {"containerStatuses": died(3, crashes=3)},
         Reason.CRASH_LOOP,
         COUNTED,
-        "kubectl logs -n clinic triage-1 --previous",
+        "code 3",
     ),
     "the server exits three times, in different ways": (
         {"containerStatuses": ended(3, restarts=2, before=4)},
@@ -376,9 +411,6 @@ HEALTHY: dict[str, dict[str, Any]] = {
     "a pod that is scheduled": {
         "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Initialized", "status": "False"}]
     },
-    "a pod that waits for its gates": {
-        "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]
-    },
     "a pod that failed and nobody says why": {"phase": "Failed"},
 }
 
@@ -406,6 +438,7 @@ def test_memory_without_a_limit_is_that_of_the_node() -> None:
     pod = a_pod(containerStatuses=died(137, "OOMKilled"))
     pod["spec"]["containers"] = [{"name": "other"}]
     found = fault_of(pod)
+    assert "set spec.resources.limits.memory" in found.finding.message
     assert "the memory of the node" in found.finding.message
     pod["spec"]["containers"] = [{"name": "server"}]
     assert diagnose([pod]) == found
@@ -456,7 +489,7 @@ def test_a_surer_fault_speaks_before_that_of_a_newer_pod() -> None:
 
 
 def test_a_standing_fault_that_a_ready_sibling_does_not_share_is_a_doubt() -> None:
-    sick = a_pod("sick", containerStatuses=waiting("CreateContainerConfigError"))
+    sick = a_pod("sick", containerStatuses=waiting("InvalidImageName"))
     assert fault_of(sick, a_pod("well", ready=True)) == Fault(fault_of(sick).finding, DOUBT)
     assert fault_of(sick, a_pod("waits")).proof is STANDING
     crashes = a_pod("sick", containerStatuses=died(1, crashes=3))
@@ -478,34 +511,13 @@ def test_an_ended_pod_is_no_sibling_that_speaks_for_the_revision() -> None:
 # Pods that the API server refuses.
 
 
-def refused(words: str) -> Finding:
-    found = diagnose([], [a_refusal(words, a_revision())])
-    assert found is not None
-    assert found.proof is STANDING
-    return found.finding
-
-
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        ('pods "triage-abc" is forbidden: exceeded quota: compute, requested: cpu=1', Reason.QUOTA_EXCEEDED),
-        (
-            'pods "triage-abc" is forbidden: violates PodSecurity "restricted:latest": hostNetwork',
-            Reason.POD_SECURITY_VIOLATION,
-        ),
-        ('pods "triage-abc" is forbidden: no PriorityClass with name high was found', Reason.POD_CREATION_REFUSED),
-        ('admission webhook "policy.example.com" denied the request: no', Reason.POD_CREATION_REFUSED),
-        ("", Reason.POD_CREATION_REFUSED),
-    ],
-)
-def test_a_refusal_is_understood(words: str, reason: Reason) -> None:
-    assert refused(words).reason is reason
-
-
-def test_a_refusal_is_told_without_the_random_name_of_the_pod() -> None:
-    one = refused('pods "triage-abcde" is forbidden: exceeded quota: compute')
-    assert one == refused('pods "triage-fghij" is forbidden: exceeded quota: compute')
-    assert one.message.endswith("It says: exceeded quota: compute")
+def test_a_refusal_is_a_proof_or_a_doubt_by_its_words() -> None:
+    no = diagnose([], [a_refusal('admission webhook "policy" denied the request: no', a_revision())])
+    away = diagnose([], [a_refusal('Internal error occurred: failed calling webhook "w": EOF', a_revision())])
+    assert no is not None
+    assert away is not None
+    assert (no.finding.reason, no.proof) == (Reason.POD_CREATION_REFUSED, STANDING)
+    assert (away.finding.reason, away.proof) == (Reason.WEBHOOK_UNAVAILABLE, DOUBT)
 
 
 @pytest.mark.parametrize(
@@ -523,28 +535,220 @@ def test_a_replica_set_that_makes_its_pods_is_no_fault(status: dict[str, Any]) -
 # A server that does not answer.
 
 
+def waits_for(*pods: Manifest) -> Fault:
+    assert diagnose(pods) is None
+    found = awaited(pods)
+    assert found is not None
+    assert found.proof is DOUBT
+    return found
+
+
+RUNNING = a_container_status(state={"running": {}})
+
+
 @pytest.mark.parametrize(("started", "path"), [(True, "/readyz"), (False, "/startupz"), (None, "/startupz")])
 def test_a_server_that_does_not_answer_is_told_with_the_probe_that_asks(started: bool | None, path: str) -> None:
-    finding = not_answering([a_pod(containerStatuses=a_container_status(state={"running": {}}, started=started))])
-    assert finding is not None
-    assert finding.reason is Reason.PROBE_TIMEOUT
-    assert path in finding.message
-    assert "kubectl logs -n clinic triage-1" in finding.message
+    found = waits_for(a_pod(containerStatuses=a_container_status(state={"running": {}}, started=started)))
+    assert found.finding.reason is Reason.PROBE_TIMEOUT
+    assert path in found.finding.message
+    assert found.look == "See `kubectl logs -n clinic triage-1`."
+
+
+def test_a_pod_that_still_fetches_is_not_called_one_that_does_not_answer() -> None:
+    pod = a_pod(initContainerStatuses=injected(RUNNING, "fetch"), containerStatuses=waiting("PodInitializing"))
+    found = waits_for(pod)
+    assert found.finding.reason is Reason.PROGRESS_DEADLINE_EXCEEDED
+    assert "still fetches its model" in found.finding.message
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {
+            "initContainerStatuses": injected(RUNNING, "vault-agent-init"),
+            "containerStatuses": waiting("PodInitializing"),
+        },
+        {"containerStatuses": [*RUNNING_AND_READY, *injected(RUNNING, "vault-agent-init")]},
+    ],
+    ids=["an init container that goes on and on", "a sidecar beside a server that is ready"],
+)
+def test_an_injected_container_that_is_waited_for_is_told_as_such(status: dict[str, Any]) -> None:
+    found = waits_for(a_pod(**status))
+    assert found.finding.reason is Reason.INJECTED_CONTAINER_FAILING
+    assert "container vault-agent-init runs and is not ready" in found.finding.message
+    assert "injected" in found.finding.message
+
+
+@pytest.mark.parametrize("reason", ["ContainerCreating", "PodInitializing"])
+def test_a_container_that_is_not_there_yet_may_wait_for_a_volume_or_the_network(reason: str) -> None:
+    found = waits_for(a_pod(containerStatuses=waiting(reason)))
+    assert found.finding.reason is Reason.PROGRESS_DEADLINE_EXCEEDED
+    assert "volume" in found.finding.message
+    assert found.told.message.endswith("See `kubectl describe pod -n clinic triage-1`.")
 
 
 @pytest.mark.parametrize(
     "pods",
     [
         [],
-        [a_pod(ready=True, containerStatuses=a_container_status(state={"running": {}}, ready=True))],
-        [a_pod(containerStatuses=waiting("ContainerCreating"))],
+        [a_pod()],
+        [a_pod(ready=True, containerStatuses=RUNNING)],
+        [a_pod(phase="Succeeded", containerStatuses=RUNNING)],
         [a_pod(containerStatuses=a_container_status(state={"terminated": {"exitCode": 1}}))],
-        [going(a_pod(containerStatuses=a_container_status(state={"running": {}})))],
+        [going(a_pod(containerStatuses=RUNNING))],
     ],
-    ids=["there is none", "it answers", "it is not there yet", "it has ended", "it is going away"],
+    ids=["there is none", "nothing is known", "it answers", "it is over", "it has ended", "it is going away"],
 )
-def test_there_is_no_server_that_does_not_answer_when(pods: list[Manifest]) -> None:
-    assert not_answering(pods) is None
+def test_nothing_is_waited_for_when(pods: list[Manifest]) -> None:
+    assert awaited(pods) is None
+
+
+# Containers that somebody injected.
+
+
+def with_sidecar(**status: Any) -> Manifest:
+    pod = a_pod(**status)
+    pod["spec"]["containers"].append({"name": "istio-proxy"})
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (died(1, crashes=9), "container istio-proxy ended with code 1"),
+        (died(137, "OOMKilled", crashes=9), "container istio-proxy ended with code 137"),
+        (waiting("InvalidImageName"), "container istio-proxy waits (InvalidImageName)"),
+        (waiting("ErrImagePull", "not found"), "It says: not found"),
+        (waiting("CreateContainerConfigError", 'secret "mesh" not found'), 'It says: secret "mesh" not found'),
+    ],
+    ids=["it crashes", "it is killed", "its image has no name", "its image is not there", "its Secret is not there"],
+)
+@pytest.mark.parametrize("where", ["containerStatuses", "initContainerStatuses"])
+def test_what_an_injected_container_does_proves_nothing(status: list[Manifest], words: str, where: str) -> None:
+    found = fault_of(with_sidecar(**{where: injected(status)}))
+    assert (found.finding.reason, found.proof) == (Reason.INJECTED_CONTAINER_FAILING, DOUBT)
+    assert words in found.finding.message
+    assert "an admission webhook injected it" in found.finding.message
+    assert "spec.image" not in found.finding.message
+
+
+def test_the_last_words_of_an_injected_container_may_be_lines_of_a_log_and_are_not_told() -> None:
+    found = fault_of(with_sidecar(containerStatuses=injected(died(1, message="GET /triage?query=chest+pain"))))
+    assert "chest" not in found.told.message
+
+
+def test_our_own_containers_speak_before_what_was_injected() -> None:
+    sidecar, server = injected(died(1, crashes=9)), died(78, message=LAST_WORDS, crashes=2)
+    found = fault_of(with_sidecar(containerStatuses=[*sidecar, *server]))
+    assert (found.finding.reason, found.proof) == (Reason.CRASH_LOOP, COUNTED)
+
+
+def test_the_crashes_of_a_server_that_is_ready_now_are_not_why_its_sidecar_is_not() -> None:
+    server = [{**one, "ready": True} for one in died(78, message=LAST_WORDS, crashes=5, running=True)]
+    found = fault_of(with_sidecar(containerStatuses=[*server, *injected(died(1))]))
+    assert found.finding.reason is Reason.INJECTED_CONTAINER_FAILING
+
+
+def test_a_sidecar_that_came_up_at_the_second_try_is_no_fault_of_a_server_that_starts() -> None:
+    sidecar = [{**one, "ready": True} for one in injected(died(1, running=True))]
+    assert diagnose([with_sidecar(containerStatuses=[*sidecar, *RUNNING])]) is None
+
+
+def test_logs_are_asked_for_by_container_where_there_are_several() -> None:
+    alone, beside = a_pod(containerStatuses=died(3)), with_sidecar(containerStatuses=died(3))
+    assert fault_of(alone).look == "See `kubectl logs -n clinic triage-1 --previous`."
+    assert fault_of(beside).look == "See `kubectl logs -n clinic triage-1 -c server --previous`."
+    sidecar = fault_of(with_sidecar(containerStatuses=injected(died(3))))
+    assert sidecar.look == "See `kubectl logs -n clinic triage-1 -c istio-proxy --previous`."
+
+
+def test_where_to_look_stands_before_somebody_elses_words() -> None:
+    told = fault_of(a_pod(containerStatuses=died(3, message="the end"))).told
+    assert told.message.endswith("See `kubectl logs -n clinic triage-1 --previous`. It says: the end")
+
+
+# Containers that the node cannot create now.
+
+NODE_TROUBLE = {
+    "a name that is still taken": 'failed to reserve container name "server_triage": name "server_triage" is reserved',
+    "a runtime that is slow": "context deadline exceeded",
+    "a kubelet that has just begun": "failed to sync secret cache: timed out waiting for the condition",
+    "services that were not read yet": "services have not yet been read at least once, cannot construct envvars",
+    "a device that is not there yet": (
+        'error gathering device information while adding custom device "/dev/nvidia0": no such file or directory'
+    ),
+    "a hook that is not there yet": f'{RUNC}error running hook #0: exec: "nvidia-hook": executable file not found',
+    "a runtime that is not there yet": 'exec: "nvidia-container-runtime": executable file not found in $PATH',
+    "a program of the driver": "fork/exec /usr/bin/nvidia-container-cli: no such file or directory",
+    "a volume that went": "error mounting /var/lib/kubelet/pods/x to rootfs at /models: no such file or directory",
+    "unknown words": "something else",
+    "no words": "",
+}
+
+
+@pytest.mark.parametrize("words", NODE_TROUBLE.values(), ids=NODE_TROUBLE)
+@pytest.mark.parametrize("state", ["CreateContainerError", "CreateContainerConfigError", "RunContainerError"])
+def test_what_a_node_cannot_do_now_proves_nothing(state: str, words: str) -> None:
+    found = fault_of(a_pod(containerStatuses=waiting(state, words)))
+    assert (found.finding.reason, found.proof) == (Reason.CONTAINER_RUNTIME_ERROR, DOUBT)
+
+
+def test_a_secret_by_the_name_of_a_device_is_still_a_secret() -> None:
+    found = fault_of(a_pod(containerStatuses=waiting("CreateContainerConfigError", 'secret "device" not found')))
+    assert found.finding.reason is Reason.CONTAINER_CONFIG_ERROR
+
+
+# Pods that nobody schedules.
+
+GATED = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "Scheduling is blocked"}
+
+
+def test_scheduling_gates_are_named() -> None:
+    pod = a_pod(conditions=[GATED])
+    pod["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}, {"name": "example.com/cost"}]
+    found = fault_of(pod)
+    assert (found.finding.reason, found.proof) == (Reason.SCHEDULING_GATED, DOUBT)
+    assert "kueue.x-k8s.io/admission, example.com/cost" in found.finding.message
+
+
+def test_gates_without_names_are_told_as_well() -> None:
+    assert "names unknown" in fault_of(a_pod(conditions=[GATED])).finding.message
+
+
+@pytest.mark.parametrize(
+    ("condition", "refusal"),
+    [(GATED, "no"), (UNSCHEDULABLE, "no"), (None, "exceeded quota: pods")],
+    ids=["gates", "no node", "a quota"],
+)
+def test_missing_room_is_told_only_where_nothing_else_is_wrong(condition: Manifest | None, refusal: str) -> None:
+    pods = [] if condition is None else [a_pod("no-room", conditions=[condition])]
+    refusals = [a_refusal(refusal, a_revision())] if condition is None else []
+    alone = diagnose(pods, refusals)
+    assert alone is not None
+    assert alone.is_capacity
+    slow = a_pod("slow", containerStatuses=waiting("ErrImagePull", "dial tcp: i/o timeout"))
+    both = diagnose([*pods, slow], refusals)
+    assert both is not None
+    assert both.finding.reason is Reason.REGISTRY_UNAVAILABLE
+
+
+# Remedies with names and numbers.
+
+
+def test_secrets_for_a_pull_that_is_denied_are_named() -> None:
+    pod = a_pod(containerStatuses=waiting("ErrImagePull", "401 Unauthorized"))
+    assert "name a Secret for the registry in spec.imagePullSecrets" in fault_of(pod).finding.message
+    pod["spec"]["imagePullSecrets"] = [{"name": "regcred"}, {"name": "mirror"}]
+    assert "`kubectl get secret -n clinic regcred mirror`" in fault_of(pod).finding.message
+
+
+@pytest.mark.parametrize(
+    ("limit", "enough"), [("64Mi", "128Mi"), ("300M", "448Mi"), ("1Gi", "1536Mi"), ("6Gi", "9216Mi"), (2**30, "1536Mi")]
+)
+def test_who_was_killed_for_its_memory_is_told_what_to_try(limit: str | int, enough: str) -> None:
+    pod = a_pod(containerStatuses=died(137, "OOMKilled"))
+    pod["spec"]["containers"][0]["resources"]["limits"]["memory"] = limit
+    assert f"raise spec.resources.limits.memory, to {enough} for a start" in fault_of(pod).finding.message
 
 
 # Words that change by themselves.

@@ -220,7 +220,8 @@ def test_bytes_that_come_move_the_deadline_once_in_a_while() -> None:
 
 
 def test_a_secret_that_is_missing_is_a_proof_once_it_lasts() -> None:
-    waiting = [{"name": "fetch", "state": {"waiting": {"reason": "CreateContainerConfigError", "message": "no"}}}]
+    state = {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "ca" not found'}}
+    waiting = [{"name": "fetch", "state": state}]
     observation = fetching(None, a_fetch_pod(phase="Pending", containerStatuses=waiting))
     first = planned(observation)
     assert (first.actions, first.look_again_after) == ((), SETTINGS.confirm_seconds)

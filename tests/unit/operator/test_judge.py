@@ -27,6 +27,7 @@ from tests.unit.operator.builders import (
     ago,
     died,
     going,
+    injected,
     rolled_out,
     running,
     waiting,
@@ -161,7 +162,16 @@ STANDING: dict[str, tuple[Observation, Reason]] = {
         looking(replica_sets=(a_refusal("violates PodSecurity", candidate()),)),
         Reason.POD_SECURITY_VIOLATION,
     ),
-    "a quota": (looking(replica_sets=(a_refusal("exceeded quota: a", candidate()),)), Reason.QUOTA_EXCEEDED),
+    "a policy that says no": (
+        looking(replica_sets=(a_refusal('admission webhook "p" denied the request: no', candidate()),)),
+        Reason.POD_CREATION_REFUSED,
+    ),
+    "more than a whole quota": (
+        looking(
+            replica_sets=(a_refusal("exceeded quota: a, requested: cpu=4, used: cpu=0, limited: cpu=2", candidate()),)
+        ),
+        Reason.QUOTA_EXCEEDED,
+    ),
 }
 COUNTED: dict[str, tuple[Observation, Reason]] = {
     "a server that ended three times": (pods_with(containerStatuses=died(1, crashes=3)), Reason.CRASH_LOOP),
@@ -182,6 +192,21 @@ DOUBTS: dict[str, Observation] = {
         conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
     ),
     "a pod that was evicted": pods_with(phase="Failed", reason="Evicted"),
+    "a pod that waits in a queue": pods_with(
+        conditions=[{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]
+    ),
+    "a quota that others use up": looking(
+        replica_sets=(a_refusal("exceeded quota: a, requested: cpu=2, used: cpu=1, limited: cpu=2", candidate()),)
+    ),
+    "a webhook that is away": looking(
+        replica_sets=(a_refusal('Internal error occurred: failed calling webhook "w": EOF', candidate()),)
+    ),
+    "a priority class that may still come": looking(
+        replica_sets=(a_refusal("no PriorityClass with name high was found", candidate()),)
+    ),
+    "a runtime that is slow": pods_with(containerStatuses=waiting("CreateContainerError", "context deadline exceeded")),
+    "a sidecar that crashes": pods_with(containerStatuses=injected(died(1, crashes=9))),
+    "a sidecar whose image is not there": pods_with(containerStatuses=injected(waiting("ErrImagePull", "not found"))),
     "nothing at all": looking(),
 }
 
@@ -310,7 +335,7 @@ def test_the_deadline_is_absolute() -> None:
         ),
         ({"containerStatuses": a_container_status(state={"running": {}})}, Reason.PROBE_TIMEOUT, "/startupz"),
         ({"containerStatuses": waiting("ErrImagePull", "503 Bad Gateway")}, Reason.REGISTRY_UNAVAILABLE, "registry"),
-        ({}, Reason.PROGRESS_DEADLINE_EXCEEDED, "kubectl describe pods"),
+        ({}, Reason.PROGRESS_DEADLINE_EXCEEDED, "No fault is known"),
     ],
     ids=["it never answers", "it never starts", "a doubt is known", "nothing is known"],
 )
@@ -320,6 +345,133 @@ def test_what_is_known_when_the_time_is_over_is_the_reason(pod: dict[str, Any], 
     assert found.outcome is not None
     assert found.outcome.message.startswith(f"Not available within {DEADLINE} s")
     assert words in found.outcome.message
+
+
+@pytest.mark.parametrize(
+    ("status", "kept"),
+    [
+        ({"containerStatuses": died(3, crashes=3)}, ()),
+        ({"containerStatuses": died(3, crashes=3, message="the end")}, ("It says: the end",)),
+        ({"containerStatuses": a_container_status(state={"running": {}})}, ()),
+        ({}, ()),
+    ],
+    ids=["it crashed without a word", "it crashed with last words", "it never answered", "nothing is known"],
+)
+def test_a_rollback_names_no_pod_to_look_at_that_is_gone(status: dict[str, Any], kept: tuple[str, ...]) -> None:
+    observation = looking(a_pod(of=candidate(), **status))
+    back, stays = judged(observation, begun(DEADLINE)).verdict, judged(observation, begun(DEADLINE), good=None).verdict
+    assert back is not None
+    assert stays is not None
+    assert "triage-1 --previous" not in back.message
+    assert "describe" not in back.message
+    assert all(words in back.message and words in stays.message for words in kept)
+    if not kept:
+        assert "a new spec.rollback.retryToken" in back.message, "the log can be read only while it is tried again"
+        assert "kubectl logs -n clinic -l app.kubernetes.io/instance=triage" in back.message
+    assert "See `kubectl" in stays.message, "its pods are still there"
+
+
+# Missing room.
+
+NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no cpu"}
+IN_A_QUEUE = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+
+
+def scaled(
+    replicas: int,
+    *,
+    serve: int,
+    made: int | None = None,
+    old: int = 0,
+    refusal: str = "",
+    waiting_pods: tuple[Manifest, ...] | None = None,
+    **over: Any,
+) -> Observation:
+    """So many replicas are declared; some serve, for the others that were made there is no node."""
+    made = replicas if made is None else made
+    spec = SPEC.model_copy(update={"replicas": replicas})
+    if waiting_pods is None:
+        waiting_pods = tuple(a_pod(f"no-{n}", of=candidate(), conditions=[NO_NODE]) for n in range(made - serve))
+    pods = tuple(a_pod(f"serves-{n}", of=candidate(), ready=True) for n in range(serve)) + waiting_pods
+    counts = {
+        "replicas": made + old,
+        "updatedReplicas": made,
+        "readyReplicas": serve + old,
+        "availableReplicas": serve + old,
+    }
+    refusals = (a_refusal(refusal, candidate()),) if refusal else ()
+    return running(spec, candidate(), GOOD, counts=counts, pods=pods, replica_sets=refusals, **over)
+
+
+def judged_after(observation: Observation, seconds: float, *, suffices: int | None) -> Judgement:
+    spec = observation.parent.spec
+    assert isinstance(spec, LLMDeploymentSpec)
+    return judged(observation, begun(seconds, suffices=suffices), spec=spec)
+
+
+def state(observation: Observation, seconds: float, *, suffices: int | None) -> State:
+    found = judged_after(observation, seconds, suffices=suffices)
+    return State.CANDIDATE if found.verdict is None else found.verdict.state
+
+
+@pytest.mark.parametrize(
+    "observation",
+    [
+        scaled(8, serve=2),
+        scaled(8, serve=2, made=2, refusal="exceeded quota: pods, requested: pods=1, used: pods=2, limited: pods=2"),
+        scaled(4, serve=2, waiting_pods=tuple(a_pod(f"g-{n}", of=candidate(), conditions=[IN_A_QUEUE]) for n in "ab")),
+        scaled(8, serve=2, made=4, refusal="exceeded quota: pods"),
+    ],
+    ids=["no node", "a quota", "a queue", "no node and a quota"],
+)
+def test_replicas_that_lack_only_room_keep_nobody_from_being_good(observation: Observation) -> None:
+    """An autoscaler may ask for more replicas than there is room for, at any time."""
+    assert state(observation, 1, suffices=1) is State.GOOD
+    assert state(observation, DEADLINE, suffices=2) is State.GOOD
+
+
+def test_it_is_told_how_many_answered() -> None:
+    found = judged_after(scaled(8, serve=2), 1, suffices=2)
+    assert found.outcome is not None
+    assert found.outcome.message.startswith("2 of 8 replicas answered")
+
+
+def test_fewer_than_served_before_are_not_enough() -> None:
+    assert state(scaled(20, serve=19), DEADLINE - 1, suffices=20) is State.CANDIDATE
+    assert state(scaled(20, serve=19), DEADLINE, suffices=20) is State.REJECTED
+    assert state(scaled(20, serve=19), DEADLINE, suffices=19) is State.GOOD
+
+
+def test_of_an_attempt_that_an_earlier_operator_began_it_is_not_known_how_many_are_enough() -> None:
+    assert state(scaled(20, serve=19), DEADLINE, suffices=None) is State.REJECTED
+
+
+def test_while_old_pods_are_left_it_is_neither_good_nor_condemned_for_missing_room() -> None:
+    observation = scaled(8, serve=2, made=3, old=1, waiting_pods=(a_pod("no", of=candidate(), conditions=[NO_NODE]),))
+    assert judged_after(observation, DEADLINE, suffices=1) == Judgement(look_again_after=DEADLINE)
+
+
+def test_counts_of_an_older_spec_prove_nothing_about_room() -> None:
+    observation = scaled(8, serve=2)
+    assert observation.deployment is not None
+    observation.deployment["status"]["observedGeneration"] = 0
+    assert state(observation, 1, suffices=1) is State.CANDIDATE
+
+
+def test_a_replica_that_lacks_more_than_room_is_waited_for() -> None:
+    slow = a_pod("slow", of=candidate(), containerStatuses=waiting("ErrImagePull", "dial tcp: i/o timeout"))
+    no_node = a_pod("no", of=candidate(), conditions=[NO_NODE])
+    observation = scaled(4, serve=2, waiting_pods=(slow, no_node))
+    assert state(observation, 1, suffices=1) is State.CANDIDATE
+    assert state(observation, DEADLINE, suffices=1) is State.REJECTED
+    assert state(scaled(4, serve=2, waiting_pods=(no_node,)), 1, suffices=1) is State.CANDIDATE, "one has no pod yet"
+
+
+def test_good_pods_that_nobody_gave_room_excuse_nothing() -> None:
+    old = [a_pod("well", of=GOOD, ready=True)]
+    old += [a_pod(f"no-{n}", of=GOOD, conditions=[NO_NODE]) for n in range(7)]
+    new = a_pod("new", of=candidate(), containerStatuses=IMAGE_NAME)
+    assert rejection(lasting(looking(new, *old))) is Reason.INVALID_IMAGE_NAME
 
 
 def counts(available: int, updated: int, total: int = 4) -> dict[str, int]:
@@ -484,7 +636,8 @@ def test_while_nothing_is_to_run_nothing_is_proved(started: bool) -> None:
 def test_an_attempt_whose_beginning_is_not_known_begins_now(lost: str) -> None:
     revision = candidate(**{lost: None}, progress=2, extended=True)
     found = judged(looking(), revision)
-    assert found.verdict == replace(revision.verdict, started_at=NOW, progress=0, progress_at=NOW, extended=False)
+    begun_now = replace(revision.verdict, started_at=NOW, progress=0, progress_at=NOW, extended=False, suffices=3)
+    assert found.verdict == begun_now
     assert found.look_again_after == DEADLINE
 
 

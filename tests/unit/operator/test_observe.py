@@ -13,7 +13,7 @@ from llm_operator.core.fetch import fetch_name
 from llm_operator.core.model import Observation
 from llm_operator.core.revision import State
 from llm_operator.follow import Follower
-from llm_operator.kube import CLAIMS, CONTROLLER_REVISIONS, JOBS, LLMDEPLOYMENTS, PODS, Kube
+from llm_operator.kube import CLAIMS, CONTROLLER_REVISIONS, DEPLOYMENTS, JOBS, LLMDEPLOYMENTS, PODS, Kube
 from llm_operator.observe import observe
 from llm_operator.store import Store
 from tests.unit.operator.builders import (
@@ -23,6 +23,8 @@ from tests.unit.operator.builders import (
     a_claim,
     a_fetch,
     a_fetch_pod,
+    a_manifest,
+    a_pod,
     a_revision,
     a_spec,
     as_stored,
@@ -37,7 +39,7 @@ async def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
     async def answer(request: web.Request) -> web.Response:
         name = request.path.rpartition("/")[2]
-        if name in ("pods", "controllerrevisions", "jobs", "llmdeployments"):
+        if name in ("pods", "controllerrevisions", "jobs", "llmdeployments", "replicasets"):
             wanted = request.query["labelSelector"]
             items = [one for one in objects.get(name, []) if wanted.endswith(one.get("of", ""))]
             return web.json_response({"kind": "List", "apiVersion": "v1", "items": items})
@@ -222,3 +224,45 @@ async def test_what_is_read_for_a_decision_is_no_news_to_it(kube: Kube) -> None:
     await seen(kube, store, live=True)
     assert store.get(JOBS, "clinic", job["metadata"]["name"]) is not None
     assert told == []
+
+
+def a_replica_set(name: str, owner: str) -> Objects:
+    reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "x", "uid": owner, "controller": True}
+    return {"kind": "ReplicaSet", "metadata": {"name": name, "namespace": "clinic", "ownerReferences": [reference]}}
+
+
+def copied(pod: Objects, name: str, **metadata: Any) -> Objects:
+    """A pod with the same labels that is somebody else's."""
+    return {**pod, "metadata": {**pod["metadata"], "name": name, "uid": f"uid-{name}", **metadata}}
+
+
+@pytest.mark.parametrize("live", [True, False])
+async def test_pods_count_only_if_a_replica_set_of_our_deployment_made_them(kube: Kube, live: bool) -> None:
+    store, ours = Store(), a_pod()
+    ours["metadata"] |= {"uid": "uid-pod", "resourceVersion": "3"}
+    (reference,) = ours["metadata"]["ownerReferences"]
+    others = [
+        copied(ours, "debug", ownerReferences=[{**reference, "name": "triage-debug-5d8f"}]),
+        copied(ours, "alone", ownerReferences=[]),
+        copied(ours, "job", ownerReferences=[{**reference, "kind": "Job"}]),
+        copied(ours, "unhashed", labels=names.labels("triage")),
+    ]
+    pods = [ours, *others]
+    kube.objects |= {"llmdeployments/triage": an_llmdeployment(), "pods": pods}  # type: ignore[attr-defined]
+    if not live:
+        store.put(LLMDEPLOYMENTS, an_llmdeployment())
+        for pod in pods:
+            store.put(PODS, pod)
+    assert [one["metadata"]["name"] for one in (await seen(kube, store, live=live)).pods] == [ours["metadata"]["name"]]
+
+
+async def test_refusals_count_only_for_replica_sets_of_our_deployment(kube: Kube) -> None:
+    store, deployment = Store(), as_stored(a_manifest())
+    deployment["status"] = {"conditions": [{"type": "ReplicaFailure", "status": "True"}]}
+    store.put(LLMDEPLOYMENTS, an_llmdeployment())
+    store.put(DEPLOYMENTS, deployment)
+    ours, theirs = a_replica_set("triage-1", deployment["metadata"]["uid"]), a_replica_set("triage-2", "uid-debug")
+    orphan = {"kind": "ReplicaSet", "metadata": {"name": "triage-3", "namespace": "clinic"}}
+    kube.objects["replicasets"] = [ours, theirs, orphan]  # type: ignore[attr-defined]
+    found = await seen(kube, store, live=False)
+    assert [one["metadata"]["name"] for one in found.replica_sets] == ["triage-1"]

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.model import Apply, Judge, Observation
+from llm_operator.core.model import Apply, Judge, Observation, Record
 from llm_operator.core.plan import LEFT_ASIDE, NEXT_LOOK_SECONDS, plan
-from llm_operator.core.revision import Revision, State, Verdict, decode
+from llm_operator.core.revision import Revision, RolloutTerms, State, Verdict, decode
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,
@@ -34,6 +34,11 @@ def verdicts(observation: Observation) -> list[Verdict | None]:
     return [decode(one.annotation) for one in plan(observation, SETTINGS).actions if isinstance(one, Judge)]
 
 
+def made(observation: Observation) -> list[Revision]:
+    """The revisions that are recorded."""
+    return [read(one.manifest) for one in plan(observation, SETTINGS).actions if isinstance(one, Record)]
+
+
 def given(observation: Observation) -> str | None:
     """The revision that the plan gives to the Deployment, if it changes that."""
     actions = [one for one in plan(observation, SETTINGS).actions if isinstance(one, Apply)]
@@ -48,7 +53,7 @@ def test_the_first_attempt_begins_when_it_is_recorded() -> None:
     decided = plan(an_observation(), SETTINGS)
     assert decided.look_again_after == NEXT_LOOK_SECONDS
     revision = read(after(an_observation(), decided).revisions[0])
-    assert revision.verdict == Verdict(State.CANDIDATE, attempt=1, started_at=NOW, progress_at=NOW)
+    assert revision.verdict == Verdict(State.CANDIDATE, attempt=1, started_at=NOW, progress_at=NOW, suffices=1)
 
 
 def test_the_token_that_is_there_at_the_first_attempt_does_not_ask_for_a_second() -> None:
@@ -73,6 +78,7 @@ def test_a_fresh_token_has_a_rejected_revision_tried_once_more() -> None:
         attempt=3,
         started_at=NOW,
         progress_at=NOW,
+        suffices=1,
         retry_token="monday",
         rollbacks=(ago(60),),
     ), "the rollback still counts in the budget"
@@ -99,11 +105,60 @@ def test_a_rejected_revision_that_was_kept_is_tried_anew_in_place() -> None:
     assert given(observation) is None
 
 
+@pytest.mark.parametrize(
+    ("replicas", "serve", "suffices"),
+    [(3, 3, 3), (20, 19, 19), (3, 8, 3), (8, 0, 1)],
+    ids=["all", "all but one", "more than are asked for now", "none"],
+)
+def test_an_attempt_remembers_how_many_replicas_are_no_fewer_than_before(
+    replicas: int, serve: int, suffices: int
+) -> None:
+    spec = a_spec(image="new:1", replicas=replicas)
+    observation = running(spec, GOOD, counts={"replicas": serve, "availableReplicas": serve})
+    (new,) = made(observation)
+    assert new.verdict.suffices == suffices
+
+
+TERMS = RolloutTerms("RollingUpdate", 900, 10)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "again"),
+    [
+        ({}, False),
+        ({"strategy": "Recreate"}, True),
+        ({"progressDeadlineSeconds": 901}, True),
+        ({"progressDeadlineSeconds": 899}, False),
+        ({"soakSeconds": 9}, True),
+        ({"soakSeconds": 11}, False),
+    ],
+    ids=["the same", "another strategy", "more time", "less time", "a shorter soak", "a longer soak"],
+)
+def test_a_rejected_revision_is_tried_again_on_easier_terms(rollout: dict[str, Any], again: bool) -> None:
+    observation = running(a_spec(image="bad:1", rollout=rollout), GOOD, rejected(rollout=TERMS))
+    tried = [verdict.attempt for verdict in verdicts(observation) if verdict is not None]
+    # With more time the probes wait longer: it is rendered anew.
+    tried += [one.verdict.attempt for one in made(observation)]
+    assert tried == ([2] if again else [])
+
+
+def test_terms_that_nobody_noted_are_no_reason_to_try_again() -> None:
+    assert verdicts(running(a_spec(image="bad:1", rollout={"strategy": "Recreate"}), GOOD, rejected())) == []
+
+
+def test_a_rejection_notes_the_terms_of_the_end_not_of_the_beginning() -> None:
+    spec = a_spec(image="bad:1", rollout={"progressDeadlineSeconds": 30})
+    late = a_revision(number=2, spec=spec)
+    (verdict,) = verdicts(running(spec, late, GOOD, counts=NEVER_UP))
+    assert verdict is not None
+    assert (verdict.state, verdict.rollout) == (State.REJECTED, RolloutTerms("RollingUpdate", 30, 10))
+
+
 def test_what_was_left_aside_begins_anew_as_the_same_attempt() -> None:
     started = NOW - LEFT_ASIDE * 2
     candidate = a_revision(number=2, spec=BAD_SPEC, attempt=2, started_at=started, progress_at=started, progress=1)
     (verdict,) = verdicts(running(BAD_SPEC, GOOD, candidate))
-    assert verdict == Verdict(State.CANDIDATE, attempt=2, started_at=NOW, progress_at=NOW)
+    assert verdict == Verdict(State.CANDIDATE, attempt=2, started_at=NOW, progress_at=NOW, suffices=1)
 
 
 def test_what_was_recorded_just_now_goes_on_after_a_crash_before_the_apply() -> None:
@@ -132,7 +187,7 @@ def test_a_revision_that_was_good_before_the_last_good_one_must_prove_itself_aga
 def test_a_fallback_that_is_declared_must_prove_itself() -> None:
     fallback = a_revision(State.FALLBACK)
     (verdict,) = verdicts(running(a_spec(), fallback))
-    assert verdict == Verdict(State.CANDIDATE, attempt=1, started_at=NOW, progress_at=NOW)
+    assert verdict == Verdict(State.CANDIDATE, attempt=1, started_at=NOW, progress_at=NOW, suffices=1)
 
 
 # Scaled to zero.
@@ -162,7 +217,7 @@ def test_scaling_to_zero_stops_the_clock_and_scaling_up_starts_it_anew() -> None
     up = replace(stopped, parent=a_parent(spec=a_spec(replicas=2)))
     up = after(up, plan(up, SETTINGS), observedGeneration=2)
     (verdict,) = verdicts(up)
-    assert verdict == Verdict(State.CANDIDATE, attempt=2, started_at=NOW, progress_at=NOW)
+    assert verdict == Verdict(State.CANDIDATE, attempt=2, started_at=NOW, progress_at=NOW, suffices=1)
 
 
 def test_a_rejected_revision_stays_rejected_while_nothing_runs() -> None:

@@ -18,6 +18,7 @@ from llm_operator.core.declaration import DIGEST_LENGTH, UNREVISIONED, declarati
 from llm_operator.core.names import Manifest
 from llm_operator.core.revision import (
     MESSAGE_LIMIT,
+    RolloutTerms,
     State,
     Verdict,
     decode,
@@ -298,7 +299,7 @@ KEYS = (
 )
 ALMOST = st.fixed_dictionaries(
     {"state": st.sampled_from(State)},
-    optional=dict.fromkeys((*KEYS[1:], "rollbacks"), JSON),
+    optional=dict.fromkeys((*KEYS[1:], "rollbacks", "suffices", "rollout"), JSON),
 )
 
 
@@ -326,6 +327,8 @@ VERDICTS = st.builds(
     retry_token=st.none() | st.text(min_size=1, max_size=63),
     rollbacks=st.lists(MOMENTS, max_size=3).map(tuple),
     terms=st.none() | st.text(min_size=1, max_size=10),
+    suffices=st.none() | st.integers(1, 1000),
+    rollout=st.none() | st.builds(RolloutTerms, st.text(max_size=9), st.integers(0, 9999), st.integers(0, 9999)),
 )
 
 
@@ -357,6 +360,19 @@ def test_what_a_newer_operator_rejected_stays_so_with_its_words(state: str, reco
 
 def test_a_verdict_says_nothing_that_goes_without_saying() -> None:
     assert json.loads(encode(Verdict(State.CANDIDATE))) == {"state": "Candidate", "attempt": 1}
+
+
+def test_a_verdict_of_an_earlier_operator_says_neither_how_many_suffice_nor_on_which_terms() -> None:
+    verdict = decode('{"state": "Rejected", "reason": "CrashLoop"}')
+    assert verdict is not None
+    assert (verdict.suffices, verdict.rollout) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "terms", ['"x"', "[1]", '{"strategy": "Recreate"}', '{"strategy": "", "deadline": -1, "soak": 0}']
+)
+def test_a_verdict_on_terms_that_cannot_be_read_cannot_be_read(terms: str) -> None:
+    assert decode(f'{{"state": "Good", "rollout": {terms}}}') is None
 
 
 def test_a_very_long_message_is_cut() -> None:

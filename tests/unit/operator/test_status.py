@@ -14,7 +14,7 @@ from llm_operator.core.course import fallback_spec
 from llm_operator.core.model import InvalidSpec, Observation
 from llm_operator.core.names import Manifest
 from llm_operator.core.plan import plan
-from llm_operator.core.revision import Revision, State
+from llm_operator.core.revision import Revision, State, timestamp
 from llm_operator.core.status import READY, REJECTED_SHOWN, SERVING_SHOWN, build_status, is_news
 from tests.unit.operator.builders import (
     NOW,
@@ -371,7 +371,63 @@ def test_words_of_the_runtime_do_not_come_and_go() -> None:
     changed = status_of(later(failing("no clue"), first))
     assert changed != first
     edited = status_of(later(failing(""), first, generation=2))
-    assert {one["type"]: one["message"] for one in edited["conditions"]}["Ready"].endswith("imagePullSecrets.")
+    assert "no idea" not in {one["type"]: one["message"] for one in edited["conditions"]}["Ready"]
+
+
+def ready_message(observation: Observation) -> str:
+    return next(one["message"] for one in status_of(observation)["conditions"] if one["type"] == "Ready")
+
+
+BAD = a_revision(number=2, spec=BAD_SPEC)
+END = timestamp(ago(60) + timedelta(seconds=900))
+
+
+@pytest.mark.parametrize(
+    ("well", "serves"),
+    [
+        ((), "Nothing serves"),
+        ((GOOD,), f"Revision {GOOD.hash} serves"),
+        ((GOOD, GOOD, BAD), f"Revisions {GOOD.hash} and {BAD.hash} serve"),
+    ],
+    ids=["a first install", "the good one", "both"],
+)
+def test_a_doubt_tells_what_serves_and_when_it_ends(well: tuple[Revision, ...], serves: str) -> None:
+    """A moment that stays the same: a message that counts down would be written again and again."""
+    pods = [a_pod("new", of=BAD, containerStatuses=waiting("ErrImagePull", "i/o timeout"))]
+    pods += [a_pod(f"well-{n}", of=one, ready=True) for n, one in enumerate(well)]
+    observation = running(BAD_SPEC, BAD, GOOD, counts=NOTHING_UP, pods=tuple(pods))
+    message = ready_message(observation)
+    assert f"{serves}; given up at {END}. It says: i/o timeout" in message
+    assert ready_message(later(observation, {})) == message
+
+
+def test_a_proof_and_a_fault_of_what_was_good_are_given_up_at_no_time() -> None:
+    sick = waiting("InvalidImageName")
+    proof = running(BAD_SPEC, BAD, GOOD, counts=NOTHING_UP, pods=(a_pod(of=BAD, containerStatuses=sick),))
+    assert "given up" not in ready_message(proof)
+    away = waiting("ErrImagePull", "i/o timeout")
+    good = a_revision(State.GOOD, spec=SPEC)
+    assert "given up" not in ready_message(
+        running(SPEC, good, counts=NOTHING_UP, pods=(a_pod(of=good, containerStatuses=away),))
+    )
+
+
+NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no cpu"}
+
+
+@pytest.mark.parametrize(
+    ("state", "suffices", "given_up"),
+    [(State.GOOD, None, False), (State.CANDIDATE, 2, False), (State.CANDIDATE, 3, True), (State.CANDIDATE, None, True)],
+    ids=["it is good", "enough serve", "fewer than before", "an earlier operator began"],
+)
+def test_how_many_serve_is_told_where_room_is_missing(state: State, suffices: int | None, given_up: bool) -> None:
+    spec = a_spec(replicas=3)
+    new = a_revision(state, spec=spec, suffices=suffices)
+    pods = (*(a_pod(f"well-{n}", of=new, ready=True) for n in "ab"), a_pod("no", of=new, conditions=[NO_NODE]))
+    counts = {"replicas": 3, "updatedReplicas": 3, "readyReplicas": 2, "availableReplicas": 2}
+    message = ready_message(running(spec, new, counts=counts, pods=pods))
+    assert message.startswith("2 of 3 replicas serve. Pod no fits on no node")
+    assert ("given up at" in message) is given_up
 
 
 # The rest of the status.

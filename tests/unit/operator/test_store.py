@@ -266,7 +266,6 @@ def a_live_pod() -> Manifest:
     [
         ("metadata__managedFields", [{"manager": "kubectl"}]),
         ("metadata__annotations", {names.REVISION: a_revision().hash, "a": "b"}),
-        ("metadata__ownerReferences", []),
         ("spec__nodeName", "node-1"),
         ("status__podIP", "10.0.0.1"),
         ("status__qosClass", "Burstable"),
@@ -282,6 +281,9 @@ def test_what_no_decision_looks_at_is_no_news_of_a_pod(path: str, value: object)
     [
         ("metadata__deletionTimestamp", "2026-01-02T03:04:05Z"),
         ("metadata__labels", names.labels("other")),
+        ("metadata__ownerReferences", []),
+        ("spec__schedulingGates", [{"name": "example.com/queue"}]),
+        ("spec__imagePullSecrets", [{"name": "regcred"}]),
         ("metadata__annotations", {}),
         ("spec__containers", [{"name": "server", "resources": {"limits": {"memory": "1Gi"}}}]),
         ("spec__initContainers", [{"name": "first"}]),
