@@ -5,6 +5,7 @@ every other write carries the resourceVersion it was derived from. What the API 
 store at once.
 """
 
+import asyncio
 import dataclasses
 import logging
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 # The request itself is not acceptable: repeating it unchanged helps only after somebody changes something.
 REFUSED = (400, 403, 422)
+# A status does not wait longer for its event, which may be held up by a webhook.
+POST_SECONDS = 2.0
 VERDICT_PATH, MODEL_PATH = (
     "/metadata/annotations/" + name.replace("~", "~0").replace("/", "~1") for name in (names.VERDICT, names.MODEL)
 )
@@ -56,6 +59,15 @@ class Actor:
     def __init__(self, kube: Kube, store: Store) -> None:
         self._kube = kube
         self._store = store
+        self._posts: set[asyncio.Task[None]] = set()
+
+    async def stop(self) -> None:
+        """Give the events that are being posted a last moment."""
+        if self._posts:
+            _, late = await asyncio.wait(self._posts, timeout=POST_SECONDS)
+            for post in late:
+                post.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def carry_out(self, observation: Observation, plan: Plan) -> Outcome:
         """Do the actions in order until all are done, or one is refused or fails.
@@ -87,13 +99,21 @@ class Actor:
         parent = observation.parent
         if status == parent.status:
             return False
-        for event in events_of(parent, status, observation.now):
-            await self._post(event)
+        # Before the status: whoever comes after a crash between them sees the same transition.
+        await self._post_all(events_of(parent, status, observation.now))
         stored = await self._kube.write_status(
             parent.namespace, parent.name, status, resource_version=parent.resource_version
         )
         self._store.put(LLMDEPLOYMENTS, stored, reader=(parent.namespace, parent.name))
         return True
+
+    async def _post_all(self, events: list[Manifest]) -> None:
+        posts = {asyncio.create_task(self._post(event), name=event["metadata"]["name"]) for event in events}
+        self._posts |= posts
+        for post in posts:
+            post.add_done_callback(self._posts.discard)
+        if posts:
+            await asyncio.wait(posts, timeout=POST_SECONDS)
 
     async def _post(self, event: Manifest) -> None:
         """Post an event; what becomes of it must not hold up anything else."""

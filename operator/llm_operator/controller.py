@@ -20,6 +20,9 @@ from llm_operator.workqueue import Pace, QueueClosed, WorkQueue
 log = logging.getLogger(__name__)
 
 STUCK_SECONDS = 180.0
+# A worker leaves a look that waits for slow answers (a webhook's) to itself, so that the others need not wait for it.
+PATIENCE_SECONDS = 2.0
+LEFT_ALONE_PER_WORKER = 16
 # A watch that does not deliver what a list showed is dead, whatever its connection says.
 BLIND_SECONDS = 90.0
 RETRY_RESYNC_SECONDS = 10.0
@@ -40,18 +43,20 @@ class Controller:
         store: Store,
         reconciler: Reconciler,
         metrics: Metrics,
+        queue: WorkQueue[Key],
         *,
         namespaces: Iterable[str],
         workers: int,
         resync_seconds: float,
     ) -> None:
-        self.queue: WorkQueue[Key] = WorkQueue()
+        self.queue = queue
         self._store = store
         self.follower = Follower(kube, store, self.queue.add, metrics.event)
         self._reconciler = reconciler
         self._metrics = metrics
         self._namespaces: list[str | None] = list(namespaces) or [None]
         self._workers = workers
+        self._left_alone = asyncio.Semaphore(workers * LEFT_ALONE_PER_WORKER)
         self._resync_seconds = resync_seconds
         self._filled = asyncio.Event()
         self._watches: dict[tuple[Resource, str | None], asyncio.Task[None]] = {}
@@ -61,11 +66,13 @@ class Controller:
         async with asyncio.TaskGroup() as group:
             resync = group.create_task(self._resync_for_ever(group), name="resync")
             workers = [
-                group.create_task(self._work_until_closed(), name=f"worker-{number}") for number in range(self._workers)
+                group.create_task(self._work_until_closed(group), name=f"worker-{number}")
+                for number in range(self._workers)
             ]
             await asyncio.wait(workers)
             for task in (resync, *self._watches.values()):
                 task.cancel()
+        await self._reconciler.stop()
 
     def stop(self) -> None:
         """Let `run` end."""
@@ -117,7 +124,7 @@ class Controller:
         self.follower.enqueue_all(namespace)
         return True
 
-    async def _work_until_closed(self) -> None:
+    async def _work_until_closed(self, group: asyncio.TaskGroup) -> None:
         # What is not in the store yet would seem to be missing.
         await self._filled.wait()
         while True:
@@ -125,14 +132,20 @@ class Controller:
                 key = await self.queue.get()
             except QueueClosed:
                 return
-            try:
-                await self._work(key)
-            finally:
-                self.queue.done(key)
+            work = group.create_task(self._work(key), name="look at {}/{}".format(*key))
+            await asyncio.wait({work}, timeout=PATIENCE_SECONDS)
+            if work.done() or self._left_alone.locked():
+                await asyncio.wait({work})
+            else:
+                await self._left_alone.acquire()
+                work.add_done_callback(lambda _: self._left_alone.release())
 
     async def _work(self, key: Key) -> None:
         started = time.monotonic()
-        result = await self._reconcile(key)
+        try:
+            result = await self._reconcile(key)
+        finally:
+            self.queue.done(key)
         self._metrics.reconciled(result, time.monotonic() - started)
 
     async def _reconcile(self, key: Key) -> Result:

@@ -25,9 +25,10 @@ from llm_operator.health import health_server, metrics_server
 from llm_operator.kube import LEASES, LLMDEPLOYMENTS, ApiError, Kube
 from llm_operator.lease import LEASE_NAME, Leadership, LeadershipLost, own_identity, own_namespace
 from llm_operator.metrics import Metrics
-from llm_operator.reconcile import Reconciler
+from llm_operator.reconcile import Key, Reconciler
 from llm_operator.settings import OperatorSettings
 from llm_operator.store import Store
+from llm_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +86,13 @@ class _Process:
             fetch_no_proxy=settings.fetch_no_proxy,
             fetch_ca_config_map=settings.fetch_ca_config_map,
         )
+        queue: WorkQueue[Key] = WorkQueue()
         self._controller = Controller(
             kube,
             self._store,
-            Reconciler(kube, self._store, decisions, on_verdict=self._count_verdict),
+            Reconciler(kube, self._store, decisions, on_verdict=self._count_verdict, wake=queue.add),
             metrics,
+            queue,
             namespaces=settings.namespaces,
             workers=settings.concurrency,
             resync_seconds=settings.resync_seconds,

@@ -1,5 +1,6 @@
 """One pass over one LLMDeployment: observe, decide, act, tell. Level-triggered; called by controller.py."""
 
+import asyncio
 import dataclasses
 import logging
 import time
@@ -8,13 +9,12 @@ from dataclasses import dataclass, field
 
 from llm_operator.act import Actor, Failure, Outcome
 from llm_operator.api.conditions import Finding, Reason
-from llm_operator.core.fetch import parse_progress
-from llm_operator.core.gate import PROGRESS_SECONDS, current_fetch
+from llm_operator.core.gate import current_fetch
 from llm_operator.core.hand_edits import HandEdit, hand_edit
 from llm_operator.core.model import Action, Apply, Judge, Observation, Plan, Progress, Settings, Suspicion
-from llm_operator.core.names import FETCH_CONTAINER
 from llm_operator.core.plan import plan
 from llm_operator.core.status import build_status, is_news
+from llm_operator.fetch_log import FetchLogs
 from llm_operator.kube import ApiError, Kube
 from llm_operator.observe import observe
 from llm_operator.store import Store
@@ -25,7 +25,8 @@ Key = tuple[str, str]  # namespace, name
 COUNTS_SECONDS = 2.0
 # A write that fails for a shorter time is no news.
 TELL_FAILING_SECONDS = 1.5
-FORGET_FETCH_SECONDS = 600.0
+# Less than the time after which a worker is held to be stuck.
+PASS_SECONDS = 150.0
 # Done again at once it would end in the same way.
 FUTILE = frozenset({Reason.APPLY_REFUSED, Reason.DRIFT_NOT_REPAIRED})
 
@@ -81,7 +82,13 @@ class Reconciler:
     """
 
     def __init__(
-        self, kube: Kube, store: Store, settings: Settings, *, on_verdict: OnVerdict = lambda *_: None
+        self,
+        kube: Kube,
+        store: Store,
+        settings: Settings,
+        *,
+        on_verdict: OnVerdict = lambda *_: None,
+        wake: Callable[[Key], None] = lambda _: None,
     ) -> None:
         self.repairs = RepairBudget()
         self._kube = kube
@@ -94,9 +101,12 @@ class Reconciler:
         self._failing: dict[Key, float] = {}  # Since when writes fail.
         self._told: dict[Key, float] = {}  # When a status was written last.
         self._edits: dict[Key, HandEdit] = {}  # Put back, and not told yet.
-        self._fetches: dict[
-            str, tuple[float, Progress | None]
-        ] = {}  # uid of the Job: when its log was read, what it said
+        self._logs = FetchLogs(kube, wake)
+
+    async def stop(self) -> None:
+        """End what goes on beside the passes."""
+        await self._logs.stop()
+        await self._actor.stop()
 
     async def reconcile(self, key: Key) -> Result:
         """Bring one LLMDeployment a step closer to its spec and say how far it is.
@@ -104,10 +114,14 @@ class Reconciler:
         Raises ApiError for what a later attempt may cure; that one reads everything live.
         """
         try:
-            result = await self._reconcile(key)
+            async with asyncio.timeout(PASS_SECONDS):
+                result = await self._reconcile(key)
         except ApiError:
             self._behind.add(key)
             raise
+        except TimeoutError as error:
+            self._behind.add(key)
+            raise ApiError(0, "TimedOut", f"not done within {PASS_SECONDS:.0f} s: every answer is slow") from error
         self._behind.discard(key)
         return result
 
@@ -173,28 +187,14 @@ class Reconciler:
             live=live,
             suspicion=self._suspicions.get(key),
         )
-        return observation and dataclasses.replace(observation, fetch_progress=await self._progress(observation))
+        return observation and dataclasses.replace(observation, fetch_progress=self._progress(key, observation))
 
-    async def _progress(self, observation: Observation) -> Progress | None:
-        """How far the fetch is, from its log, which is read once in a while for all that wait for the same fetch."""
+    def _progress(self, key: Key, observation: Observation) -> Progress | None:
+        """How far the fetch is, as far as is known."""
         fetch = current_fetch(observation)
         if fetch is None or fetch.pod is None or observation.fetch is None:
             return None
-        uid, now = observation.fetch["metadata"]["uid"], time.monotonic()
-        read_at, known = self._fetches.get(uid, (float("-inf"), None))
-        if now - read_at < PROGRESS_SECONDS * 0.9:
-            return known
-        # Set before the answer comes: workers that wait for the same fetch need not all ask.
-        self._fetches[uid] = (now, known)
-        try:
-            log = await self._kube.last_lines(observation.parent.namespace, fetch.pod, container=FETCH_CONTAINER)
-        except ApiError:
-            # The container starts, or its node does not answer. It is for show.
-            return known
-        found = parse_progress(log) or known
-        recent = {one: told for one, told in self._fetches.items() if now - told[0] < FORGET_FETCH_SECONDS}
-        self._fetches = {**recent, uid: (now, found)}
-        return found
+        return self._logs.progress(key, observation.fetch["metadata"]["uid"], fetch.pod)
 
     def _remember(self, key: Key, suspicion: Suspicion | None) -> None:
         if suspicion is None:

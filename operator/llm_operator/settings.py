@@ -28,7 +28,14 @@ class OperatorSettings(BaseSettings):
             description="Image of the inference server when spec.image is unset.",
         ),
     ] = f"docker.io/carepath/inference-server:{__version__}"
-    concurrency: Annotated[int, Field(ge=1, le=64, description="LLMDeployments worked on at the same time.")] = 8
+    concurrency: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=64,
+            description="LLMDeployments worked on at the same time, besides those that wait for slow answers.",
+        ),
+    ] = 8
     resync_seconds: Annotated[
         float,
         Field(

@@ -4,6 +4,7 @@ It stands for Kubernetes where the client is the real one: conflicts, preconditi
 before or after a write was stored.
 """
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,9 +37,16 @@ class ApiServer:
     objects: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, str]] = field(default_factory=list)
-    # What becomes of a request, by method and resource: a status, "before" or "after" (where the connection breaks).
+    # What becomes of a request, by method and resource: a status, "nonsense" (an answer without any object), "before"
+    # or "after" (where the connection breaks).
     fails: Callable[[str, str], int | str | None] = lambda *_: None
+    # Which requests are not answered until `released`, by method, resource and name.
+    hangs: Callable[[str, str, str], bool] = lambda *_: False
+    most_at_once: int = 0
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
     version: int = 100
+    _hanging: int = 0
 
     def put(self, live: Manifest) -> Manifest:
         resource = next(plural for plural, (_, kind) in KINDS.items() if kind == live["kind"])
@@ -50,14 +58,39 @@ class ApiServer:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         parts = request.path.split("/namespaces/clinic/")[1].split("/")
         resource, name = parts[0], parts[1] if len(parts) > 1 else ""
+        if "watch" in request.query:
+            return await self._watch(request)
+        text = await request.text()
+        if request.method == "POST":
+            name = json.loads(text)["metadata"].get("name", "")
         fate = self.fails(request.method, resource)
-        self.requests.append((request.method, resource, name))
+        self.requests.append((request.method, resource, "" if request.method == "POST" else name))
+        if self.hangs(request.method, resource, name):
+            await self._hang()
         if isinstance(fate, int):
             return web.json_response({"reason": "Told", "message": "as the test wants it"}, status=fate)
         if fate == "before":
             return self._hang_up(request)
-        answer = self._do(request, resource, name, parts[2:], await request.text())
+        if fate == "nonsense":
+            return web.json_response({})
+        answer = self._do(request, resource, name, parts[2:], text)
         return self._hang_up(request) if fate == "after" else answer
+
+    async def _hang(self) -> None:
+        self._hanging += 1
+        self.most_at_once = max(self.most_at_once, self._hanging)
+        self.asked.set()
+        try:
+            await self.released.wait()
+        finally:
+            self._hanging -= 1
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        """One on which nothing ever comes."""
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await asyncio.Event().wait()
+        return response
 
     def _hang_up(self, request: web.Request) -> web.Response:
         assert request.transport is not None
@@ -96,7 +129,8 @@ class ApiServer:
             for (plural, _), one in self.objects.items()
             if plural == resource and wanted.items() <= one["metadata"].get("labels", {}).items()
         ]
-        return {"apiVersion": version, "kind": f"{kind}List", "items": items}
+        metadata = {"resourceVersion": str(self.version)}
+        return {"apiVersion": version, "kind": f"{kind}List", "metadata": metadata, "items": items}
 
     def _store(self, resource: str, live: Manifest) -> Manifest:
         self.version += 1
@@ -117,7 +151,7 @@ async def serve(server: ApiServer) -> web.AppRunner:
     """Serve it on a free port of this machine."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", server.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     return runner
