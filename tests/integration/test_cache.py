@@ -230,6 +230,77 @@ def test_a_claim_grows_with_its_size_and_goes_where_that_is_declared(kubectl: Ku
     kubectl("delete", "pv", f"{kubectl.namespace}-growing", "--wait=false")
 
 
+def test_a_claim_that_cannot_grow_is_told_and_grows_once_it_can(kubectl: Kubectl) -> None:
+    storage_class = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": kubectl.namespace},
+        "provisioner": "example.com/none",
+    }
+    kubectl.apply(storage_class, a_volume(kubectl, "fixed", storageClassName=kubectl.namespace))
+    kubectl.apply(a_model(cache={"claimName": "fixed", "storageClassName": kubectl.namespace}))
+    wait_for(kubectl, is_ready)
+    kubectl.patch("llmdep", "triage", {"spec": {"cache": {"size": "30Gi"}}})
+    words = (
+        f"made larger so far, to 30Gi (cache.size): volumes grow only where their StorageClass {kubectl.namespace} says"
+    )
+    found = wait_for(kubectl, lambda found: is_ready(found) and words in condition(found, "ModelCached")["message"])
+    assert condition(found, "Ready")["reason"] == "AllReplicasReady", "what serves is as good as before"
+    kubectl("patch", "storageclass", kubectl.namespace, "-p", '{"allowVolumeExpansion": true}')
+    # Any look at it will do; it does not wait for the next periodic one.
+    kubectl("annotate", "llmdep", "triage", "look=again")
+    wait_for(kubectl, lambda found: is_ready(found) and "larger" not in condition(found, "ModelCached")["message"])
+    claim: Any = kubectl.get("pvc", "fixed")
+    assert claim["spec"]["resources"]["requests"]["storage"] == "30Gi"
+    kubectl("delete", "storageclass", kubectl.namespace)
+    kubectl("delete", "pv", f"{kubectl.namespace}-fixed", "--wait=false")
+
+
+def test_a_claim_that_waits_for_a_volume_made_by_hand_grows_when_it_has_it(kubectl: Kubectl) -> None:
+    kubectl.apply(a_model(cache={"claimName": "by-hand", "storageClassName": "", "size": "5Gi"}))
+    wait_for(kubectl, lambda found: condition(found, "Ready")["reason"] == "ClaimPending")
+    claim: Any = kubectl.get("pvc", "by-hand")
+    assert claim["spec"]["storageClassName"] == ""
+    kubectl.patch("llmdep", "triage", {"spec": {"cache": {"size": "30Gi"}}})
+    found = wait_for(
+        kubectl, lambda found: found["status"].get("observedGeneration") == found["metadata"]["generation"]
+    )
+    assert condition(found, "Ready")["reason"] == "ClaimPending", "nobody may change that before there is a volume"
+    kubectl.apply(a_volume(kubectl, "by-hand"))
+    wait_for(kubectl, is_ready)
+    kubectl("delete", "pv", f"{kubectl.namespace}-by-hand", "--wait=false")
+
+
+def test_other_terms_restart_nothing_whose_model_is_there(kubectl: Kubectl) -> None:
+    kubectl.apply(a_model())
+    revision = wait_for(kubectl, is_ready)["status"]["activeRevision"]
+    before: Any = kubectl.get("deployment", "triage")
+    terms = {"tokenSecretRef": {"name": "team"}, "memoryCheck": "Skip", "endpoint": "https://hub.example.com"}
+    kubectl.patch("llmdep", "triage", {"spec": {"model": terms}})
+    found = wait_for(kubectl, is_ready)
+    assert found["status"]["activeRevision"] == revision
+    after: Any = kubectl.get("deployment", "triage")
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]
+    assert len(jobs(kubectl)) == 1, "nothing is fetched again"
+
+
+def test_another_token_has_a_refused_fetch_tried_again(kubectl: Kubectl) -> None:
+    kubectl.apply(a_model(revision="code-22-RepositoryGated"))
+    found = wait_for(kubectl, lambda found: condition(found, "Ready")["reason"] == "RepositoryGated" and stalled(found))
+    (rejected,) = found["status"]["rejected"]
+    assert rejected["attempts"] == 1
+    kubectl.patch("llmdep", "triage", {"spec": {"model": {"tokenSecretRef": {"name": "team"}}}})
+
+    def tried_again(found: Manifest) -> bool:
+        return bool(stalled(found) and found["status"]["rejected"][0]["attempts"] == 2)
+
+    assert wait_for(kubectl, tried_again)["status"]["desiredRevision"] == rejected["revision"]
+
+
+def stalled(found: Manifest) -> bool:
+    return any(one["type"] == "Stalled" for one in found["status"]["conditions"])
+
+
 def test_a_claim_without_a_volume_is_told(kubectl: Kubectl) -> None:
     kubectl.apply(a_model(cache={"claimName": "nothing-for-it"}))
     found = wait_for(kubectl, lambda found: condition(found, "Ready")["reason"] == "ClaimPending")

@@ -282,9 +282,9 @@ def decode(annotation: str | None) -> Verdict | None:
             extended=fields.get("extended") is True,
             reason=reason,
             message=str(fields.get("message", "")),
-            retry_token=None if fields.get("retryToken") is None else str(fields["retryToken"]),
+            retry_token=_word(fields.get("retryToken")),
             rollbacks=tuple(_moment(one) for one in fields.get("rollbacks", [])),
-            terms=None if fields.get("terms") is None else str(fields["terms"]),
+            terms=_word(fields.get("terms")),
             suffices=_count(fields.get("suffices", 0)) or None,
             rollout=None if fields.get("rollout") is None else _rollout(fields["rollout"]),
         )
@@ -295,6 +295,10 @@ def decode(annotation: str | None) -> Verdict | None:
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with seconds, as metav1.Time."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _word(value: Any) -> str | None:
+    return str(value) if value else None
 
 
 def _state(text: Any) -> State:

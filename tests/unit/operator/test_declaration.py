@@ -3,14 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Field
 
-from llm_operator.api.types import LLMDeploymentSpec, Model
+from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core.cached_model import parse_record
 from llm_operator.core.course import course
 from llm_operator.core.declaration import Declaration, declaration, says_the_same, terms_in, values_in
@@ -29,32 +28,12 @@ from tests.unit.operator.builders import (
     read,
     running,
 )
+from tests.unit.operator.next_version import NextSpec
 
 FIRST_RECORDS = [
     json.loads(line) for line in (Path(__file__).parent / "golden" / "first-records.jsonl").read_text().splitlines()
 ]
 PINNED = parse_record(last_words_of(), "uid-claim")
-
-
-class NextModel(Model):
-    """Another default repository."""
-
-    repository: str = "Qwen/Qwen4-4B"
-    loader: str = "safetensors"
-
-
-class NextSpec(LLMDeploymentSpec):
-    """A later version: a changed default, and new fields with and without one."""
-
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "Always"
-    runtime_class_name: str = "runc"
-    tracing: dict[str, str] = Field(default={"level": "off"})
-    schedulerName: str | None = None
-    model: NextModel | None = None
-
-    @property
-    def wanted_model(self) -> Model:
-        return self.model or NextModel()
 
 
 def stored(spec: LLMDeploymentSpec) -> Manifest:

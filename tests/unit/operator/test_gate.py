@@ -38,6 +38,7 @@ from tests.unit.operator.builders import (
     read,
     running,
 )
+from tests.unit.operator.next_version import NextSpec
 
 PATH = f"/models/Qwen--Qwen3-4B-Thinking-2507/{COMMIT}"
 MODEL = CachedModel("Qwen/Qwen3-4B-Thinking-2507", COMMIT, PATH, WEIGHTS, {}, "uid-claim")
@@ -504,6 +505,15 @@ def test_a_claim_that_was_made_anew_is_filled_with_the_very_same_commit() -> Non
     assert planned(after(there, planned(there))).actions == ()
     other = replace(then, fetch_pods=(a_fetch_pod(0, last_words_of(commit="d" * 40)),))
     assert verdicts(planned(other)) == [], "the template has the commit that was pinned"
+
+
+def test_that_is_the_same_repository_too_when_the_default_is_another_by_now() -> None:
+    later = NextSpec.model_validate({"mode": "qwen", "cache": {}})
+    observation = remembering(a_cached_spec())
+    observation = replace(observation, parent=a_parent(spec=later), claim=a_claim(uid="another"))
+    (made,) = of_kind(planned(observation), Make)
+    env = {one["name"]: one.get("value") for one in made.manifest["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert (env["MODEL_REPOSITORY"], env["MODEL_REVISION"]) == ("Qwen/Qwen3-4B-Thinking-2507", COMMIT)
 
 
 def test_a_model_that_is_too_large_is_there_all_the_same() -> None:

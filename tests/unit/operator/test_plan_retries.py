@@ -70,9 +70,9 @@ def test_a_retry_after_the_operators_image_was_corrected_tries_the_corrected_one
     new = declared(after(observation, decided))
     assert new.hash == names.revision_of(new.template) == f"{old.hash}-2"
     assert new.live["metadata"]["name"] == f"triage-{old.hash}-2"
-    assert new.verdict == Verdict(
-        State.CANDIDATE, attempt=3, started_at=NOW, progress_at=NOW, retry_token="monday", rollbacks=(ago(60),)
-    )
+    verdict = new.verdict
+    assert (verdict.state, verdict.attempt, verdict.started_at, verdict.reason) == (State.CANDIDATE, 3, NOW, "")
+    assert (verdict.retry_token, verdict.rollbacks) == ("monday", (ago(60),))
 
 
 def test_without_a_fresh_token_a_corrected_image_changes_nothing() -> None:

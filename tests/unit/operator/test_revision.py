@@ -306,6 +306,8 @@ ALMOST = st.fixed_dictionaries(
 @settings(deadline=None)
 @given(st.text() | JSON.map(json.dumps) | ALMOST.map(json.dumps))
 @example('{"state": "Good", "unknown": 1}')
+@example('{"state": "0", "retryToken": ""}')
+@example('{"state": "Good", "retryToken": [], "terms": {}}')
 def test_whatever_the_annotation_holds_reading_it_never_fails(annotation: str) -> None:
     verdict = decode(annotation)
     assert verdict is None or decode(encode(verdict)) == verdict

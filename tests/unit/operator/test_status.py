@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llm_operator.api.conditions import FINE, Finding, Reason
 from llm_operator.api.types import LLMDeploymentSpec, LLMDeploymentStatus
 from llm_operator.core.course import fallback_spec
+from llm_operator.core.events import events_of
 from llm_operator.core.model import InvalidSpec, Observation
 from llm_operator.core.names import Manifest
 from llm_operator.core.plan import plan
@@ -348,6 +349,18 @@ def test_a_rollback_tells_what_was_rejected_why_what_serves_and_what_to_do() -> 
     told = messages(running(BAD_SPEC, GOOD, rejected()))["Ready"]
     for words in (rejected().hash, "ImageNotFound", "There is no such image.", GOOD.hash, "retryToken"):
         assert words in told
+
+
+@pytest.mark.parametrize("others", [(GOOD,), ()], ids=["rolled back", "nothing to go back to"])
+def test_a_reason_that_only_a_newer_operator_knows_is_passed_on(others: tuple[Revision, ...]) -> None:
+    failed = rejected(reason="CheckFailed", message="In its own words.")
+    observation = running(BAD_SPEC, *others, failed) if others else running(BAD_SPEC, failed, counts=SURGED)
+    status = status_of(observation)
+    assert status["rejected"][0]["reason"] == "CheckFailed"
+    told = {one["type"]: one for one in status["conditions"]}
+    assert told["RolledBack" if others else "Ready"]["reason"] == "CheckFailed"
+    assert "In its own words." in told["Ready"]["message"]
+    assert events_of(observation.parent, status, NOW)
 
 
 def test_availability_names_the_revisions_that_answer() -> None:
