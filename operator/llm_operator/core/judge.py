@@ -33,6 +33,9 @@ from llm_operator.core.words import IT_SAYS, with_note
 # After an outage the kubelets need a moment to tell what happened meanwhile.
 CONTACT_GRACE = timedelta(seconds=30)
 
+# What a kubelet says once for a second, and then only that it waits before it pulls again.
+PULL_PROOFS = (Reason.IMAGE_NOT_FOUND, Reason.IMAGE_PULL_DENIED)
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -57,7 +60,7 @@ def judge(
     assert deployment is not None
     if spec.replicas == 0:
         return Judgement(stopped(verdict))
-    as_before = serves_enough(observation, verdict) and lacks_only_room(deployment, observation, revision.hash)
+    as_before = serves_enough(observation, revision) and lacks_only_room(deployment, observation, revision.hash)
     if is_rolled_out(deployment) or as_before:
         good = replace(verdict, state=State.GOOD, decided_at=now, reason="", message="")
         return Judgement(good, _proved(spec, deployment))
@@ -91,7 +94,7 @@ def _judge_unready(
         waits.append((proved - now).total_seconds())
     if now >= due and infrastructure and not verdict.extended:
         return Judgement(replace(verdict, extended=True), suspicion=suspicion, look_again_after=allowed_seconds(spec))
-    if now >= due and fault is not None and fault.is_capacity and serves_enough(observation, verdict):
+    if now >= due and fault is not None and fault.is_capacity and serves_enough(observation, revision):
         return Judgement(suspicion=suspicion, look_again_after=allowed_seconds(spec))
     if now >= due:
         return _too_late(observation, spec, revision, last_good, fault)
@@ -129,18 +132,26 @@ def suffices(observation: Observation, spec: LLMDeploymentSpec) -> int:
     return max(1, min(int(serve), spec.replicas))
 
 
-def serves_enough(observation: Observation, verdict: Verdict) -> bool:
-    """Whether as many replicas of the newest template are available as served before, or were asked for then."""
-    return (
-        verdict.suffices is not None and of_the_newest("availableReplicas", observation.deployment) >= verdict.suffices
-    )
+def serves_enough(observation: Observation, revision: Revision) -> bool:
+    """Whether as many of its pods are ready as served before, or were asked for then.
+
+    Counted by its pods: a Deployment that is scaled during a roll-out makes more of the old ones, too.
+    """
+    enough = revision.verdict.suffices
+    return enough is not None and ready_pods(observation, revision.hash) >= enough
+
+
+def ready_pods(observation: Observation, revision: str) -> int:
+    """How many pods of a revision are ready."""
+    pods = pods_of(observation, revision)
+    return sum(1 for pod in pods if is_ready(pod) and not is_going(pod) and not is_over(pod))
 
 
 def lacks_only_room(deployment: Manifest, observation: Observation, revision: str) -> bool:
     """Whether no old pod is left, and each replica that is not available was given no room."""
     status, declared = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
     made = status.get("replicas", 0)
-    if made != status.get("updatedReplicas", 0):
+    if not is_observed(deployment) or made != status.get("updatedReplicas", 0):
         return False
     faults = [fault_of_pod(pod) for pod in _waiting_pods(observation, revision)]
     refusals = [pods_refused(one) for one in _replica_sets_of(observation, revision)]
@@ -160,7 +171,16 @@ def of_the_newest(count: str, deployment: Manifest | None) -> int:
 
 def fault_of(observation: Observation, revision: str) -> Fault | None:
     """What keeps the pods of one revision from becoming ready."""
-    return diagnose(pods_of(observation, revision), _replica_sets_of(observation, revision))
+    fault = diagnose(pods_of(observation, revision), _replica_sets_of(observation, revision))
+    return _in_its_words(observation.suspicion, revision, fault)
+
+
+def _in_its_words(suspicion: Suspicion | None, revision: str, fault: Fault | None) -> Fault | None:
+    """The fault; while an older kubelet waits before it pulls again, and says nothing, what it said before."""
+    if fault is None or suspicion is None or suspicion.revision != revision or suspicion.reason not in PULL_PROOFS:
+        return fault
+    says_nothing = fault.finding.reason == Reason.IMAGE_PULL_FAILED and IT_SAYS not in fault.finding.message
+    return Fault(Finding(suspicion.reason, suspicion.message), Proof.STANDING) if says_nothing else fault
 
 
 def pods_of(observation: Observation, revision: str) -> list[Manifest]:
@@ -182,10 +202,9 @@ def good_pods_fail(observation: Observation, last_good: Revision) -> bool:
 
     Pods that nobody gave room do not fail: an autoscaler may have asked for more than there is.
     """
-    pods = pods_of(observation, last_good.hash)
     faults = [fault_of_pod(pod) for pod in _waiting_pods(observation, last_good.hash)]
     fail = sum(1 for fault in faults if fault is None or not fault.is_capacity)
-    return fail > sum(1 for pod in pods if is_ready(pod) and not is_going(pod) and not is_over(pod))
+    return fail > ready_pods(observation, last_good.hash)
 
 
 def _of_this_attempt(fault: Fault | None, verdict: Verdict) -> Fault | None:
@@ -211,7 +230,8 @@ def suspicion_of(observation: Observation, revision: Revision, fault: Fault | No
     """The suspicion that a fault which would condemn the revision gives rise to: the old one, if it is the same."""
     if fault is None or fault.proof is Proof.DOUBT:
         return None
-    seen = Suspicion(revision.hash, revision.verdict.attempt, fault.finding.reason, observation.now)
+    attempt, found = revision.verdict.attempt, fault.finding
+    seen = Suspicion(revision.hash, attempt, found.reason, observation.now, found.message)
     old = observation.suspicion
     return old if old is not None and replace(old, since=seen.since) == seen else seen
 

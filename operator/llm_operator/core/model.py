@@ -1,6 +1,6 @@
 """The plain values that decisions are made of: what was observed, and what is to be done."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from llm_operator.api.conditions import Finding
@@ -50,6 +50,8 @@ class Suspicion:
     attempt: int
     reason: str
     since: datetime
+    # Its words: a kubelet that waits before it tries again may say nothing.
+    message: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from llm_operator.core.judge import (
     has_timed_out,
     is_observed,
     of_the_newest,
+    ready_pods,
     serves_enough,
 )
 from llm_operator.core.revision import State, timestamp
@@ -91,11 +92,10 @@ def _faulty(view: View) -> Finding | None:
     fault = fault_of(view.observation, view.course.desired)
     if fault is None:
         return None
-    available = of_the_newest("availableReplicas", view.deployment)
-    if fault.is_capacity and available:
-        serve = f"{available} of {view.replicas} replicas serve."
-        found = Finding(fault.told.reason, f"{serve} {fault.told.message}")
-        if view.declared is None or serves_enough(view.observation, view.declared.verdict):
+    serve = ready_pods(view.observation, view.course.desired)
+    if fault.is_capacity and serve:
+        found = Finding(fault.told.reason, f"{serve} of {view.replicas} replicas serve. {fault.told.message}")
+        if view.declared is None or serves_enough(view.observation, view.declared):
             return found
         return _with_its_end(view, found)
     return _with_its_end(view, fault.told) if fault.proof is Proof.DOUBT else fault.told

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_operator.api.conditions import Reason
 from llm_operator.api.types import LLMDeploymentSpec
-from llm_operator.core.judge import CONTACT_GRACE, Judgement, is_rolled_out, judge
+from llm_operator.core.judge import CONTACT_GRACE, Judgement, fault_of, is_rolled_out, judge
 from llm_operator.core.model import Observation
 from llm_operator.core.names import Manifest
 from llm_operator.core.revision import Revision, State
@@ -254,6 +254,32 @@ def test_a_suspicion_is_of_one_fault_of_one_revision_in_one_attempt(change: str)
     assert found.suspicion == replace(first.suspicion, since=NOW)
 
 
+SILENT = waiting("ImagePullBackOff", 'Back-off pulling image "x:1"')
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"), [("x:1: not found", Reason.IMAGE_NOT_FOUND), ("401 Unauthorized", Reason.IMAGE_PULL_DENIED)]
+)
+def test_a_kubelet_that_waits_in_silence_has_said_why_before(words: str, reason: Reason) -> None:
+    """Older kubelets tell for a second why they cannot pull, and then for minutes only that they wait."""
+    (spoken,) = looks(looking(a_pod(of=candidate(), containerStatuses=waiting("ErrImagePull", words))), 0)
+    silent = replace(looking(a_pod(of=candidate(), containerStatuses=SILENT)), suspicion=spoken.suspicion)
+    still, last = looks(silent, 5, 10)
+    assert (rejection(still), rejection(last)) == (None, reason)
+    assert last.outcome is not None
+    assert words in last.outcome.message
+
+
+def test_silence_is_told_apart_from_other_words_and_other_revisions() -> None:
+    (spoken,) = looks(looking(a_pod(of=candidate(), containerStatuses=waiting("ErrImagePull", "not found"))), 0)
+    full = looking(a_pod(of=candidate(), containerStatuses=waiting("ErrImagePull", "disk full")))
+    assert rejection(next(looks(replace(full, suspicion=spoken.suspicion), 10))) is None
+    silent = looking(a_pod(of=GOOD, containerStatuses=SILENT), suspicion=spoken.suspicion)
+    fault = fault_of(silent, GOOD.hash)
+    assert fault is not None
+    assert fault.finding.reason is Reason.IMAGE_PULL_FAILED
+
+
 def test_a_new_process_waits_as_if_the_fault_had_begun_now() -> None:
     observation = looking(a_pod(of=candidate(), containerStatuses=IMAGE_NAME))
     found = judged(replace(observation, suspicion=None))
@@ -451,10 +477,26 @@ def test_while_old_pods_are_left_it_is_neither_good_nor_condemned_for_missing_ro
     assert judged_after(observation, DEADLINE, suffices=1) == Judgement(look_again_after=DEADLINE)
 
 
+def test_a_deployment_that_was_scaled_during_a_rollout_has_made_more_old_pods_too() -> None:
+    """In proportion, and without ever taking one away while too few are available: that can last."""
+    observation = scaled(8, serve=1, made=4, old=5)
+    assert observation.deployment is not None
+    observation.deployment["status"] |= {"readyReplicas": 2, "availableReplicas": 2}
+    assert state(observation, DEADLINE, suffices=1) is State.CANDIDATE
+    assert state(observation, DEADLINE, suffices=2) is State.REJECTED
+
+
 def test_counts_of_an_older_spec_prove_nothing_about_room() -> None:
     observation = scaled(8, serve=2)
     assert observation.deployment is not None
     observation.deployment["status"]["observedGeneration"] = 0
+    assert state(observation, 1, suffices=1) is State.CANDIDATE
+
+
+def test_replicas_that_are_being_proved_are_waited_for() -> None:
+    observation = scaled(8, serve=2)
+    assert observation.deployment is not None
+    observation.deployment["status"]["availableReplicas"] = 1
     assert state(observation, 1, suffices=1) is State.CANDIDATE
 
 
