@@ -80,14 +80,12 @@ def says_the_same(said: Declaration, fields: Manifest, values: Manifest) -> bool
     """Whether a record of these fields and values is that of a spec which says `said`."""
     if not fields or values == said.values:
         return bool(fields)
+    if any(isinstance(value, str) and said.fields.get(key, value) != value for key, value in fields.items()):
+        return False  # Most others differ in what is seen at once: their images.
     then, now = dict(_leaves(values)), dict(_leaves(said.values))
-    chosen_then, chosen_now = ({path for path, _ in _leaves(one)} for one in (fields, said.fields))
-    return all(
-        now.get(path) == then.get(path)
-        or (path not in chosen_then | chosen_now and (path not in then or path not in said.written))
-        for path in {*now, *chosen_then}
-        if path[:2] not in said.ignored
-    )
+    differing = [path for path in {**then, **now} if then.get(path) != now.get(path) and path[:2] not in said.ignored]
+    chosen = {path for one in (fields, said.fields) for path, _ in _leaves(one)} if differing else set()
+    return all(path not in chosen and (path not in then or path not in said.written) for path in differing)
 
 
 def terms_in(values: Manifest) -> str:
