@@ -643,7 +643,9 @@ class LLMDeploymentStatus(ApiModel):
         None, description="How far the model of the declared revision is in the claim of `spec.cache`."
     )
     desired_revision: Revision | None = Field(
-        None, description="Revision of the declared spec: a hash of all that shapes the pods."
+        None,
+        description="Revision of the declared spec: a hash of all that shapes the pods, with a number where it was "
+        "rendered anew.",
     )
     active_revision: Revision | None = Field(None, description="Revision that the Deployment has been given.")
     last_known_good_revision: Revision | None = Field(
