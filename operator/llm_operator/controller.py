@@ -9,10 +9,12 @@ import logging
 import random
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from llm_operator.follow import Follower
 from llm_operator.kube import LLMDEPLOYMENTS, ApiError, Kube, Resource
 from llm_operator.metrics import Metrics, Result
+from llm_operator.observe import OUTDATED
 from llm_operator.reconcile import Key, Reconciler
 from llm_operator.store import KINDS, Store
 from llm_operator.workqueue import Pace, QueueClosed, WorkQueue
@@ -26,6 +28,9 @@ LEFT_ALONE_PER_WORKER = 16
 # A watch that does not deliver what a list showed is dead, whatever its connection says.
 BLIND_SECONDS = 90.0
 RETRY_RESYNC_SECONDS = 10.0
+# Live reads that are older than what is known for so long are no race: a list is to tell which of them is true.
+OUTDATED_SECONDS = 5.0
+SOONEST_RESYNC_SECONDS = 1.0
 # Nothing is wrong, only what was read is old by now.
 CONFLICT = Pace(first=0.05, longest=25.0)
 # A webhook or the API server fails: when that is over it should not take long.
@@ -51,7 +56,7 @@ class Controller:
     ) -> None:
         self.queue = queue
         self._store = store
-        self.follower = Follower(kube, store, self.queue.add, metrics.event)
+        self.follower = Follower(kube, store, self.queue.add, metrics.event, self._set_back)
         self._reconciler = reconciler
         self._metrics = metrics
         self._namespaces: list[str | None] = list(namespaces) or [None]
@@ -59,12 +64,15 @@ class Controller:
         self._left_alone = asyncio.Semaphore(workers * LEFT_ALONE_PER_WORKER)
         self._resync_seconds = resync_seconds
         self._filled = asyncio.Event()
+        self._look_at_all_soon = asyncio.Event()
         self._watches: dict[tuple[Resource, str | None], asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
         """Work until `stop`, then finish what is being worked on."""
         async with asyncio.TaskGroup() as group:
-            resync = group.create_task(self._resync_for_ever(group), name="resync")
+            self._group = group
+            resync = group.create_task(self._resync_for_ever(), name="resync")
             workers = [
                 group.create_task(self._work_until_closed(group), name=f"worker-{number}")
                 for number in range(self._workers)
@@ -92,9 +100,10 @@ class Controller:
             return f"no worker has moved for {stuck:.0f} s"
         return f"a watch has not delivered for {behind:.0f} s what a list shows" if behind > BLIND_SECONDS else None
 
-    async def _resync_for_ever(self, group: asyncio.TaskGroup) -> None:
+    async def _resync_for_ever(self) -> None:
         while True:
-            looked = [await self._look_at_all(namespace, group) for namespace in self._namespaces]
+            self._look_at_all_soon.clear()
+            looked = [await self._look_at_all(namespace) for namespace in self._namespaces]
             pause = self._resync_seconds
             if all(looked):
                 self._filled.set()
@@ -102,9 +111,12 @@ class Controller:
                 self._reconciler.repairs.forget({one["metadata"]["uid"] for one in self._store.every(LLMDEPLOYMENTS)})
             else:
                 pause = min(RETRY_RESYNC_SECONDS, pause)
-            await asyncio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
+            await asyncio.sleep(SOONEST_RESYNC_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause * random.uniform(0.9, 1.1)):  # noqa: S311 - jitter
+                    await self._look_at_all_soon.wait()
 
-    async def _look_at_all(self, namespace: str | None, group: asyncio.TaskGroup) -> bool:
+    async def _look_at_all(self, namespace: str | None) -> bool:
         """List all kinds of a namespace into the store and enqueue its LLMDeployments; whether that was possible."""
         where = namespace or "all namespaces"
         try:
@@ -112,9 +124,7 @@ class Controller:
                 version = await self.follower.fill(resource, namespace)
                 watched = resource is LLMDEPLOYMENTS or (resource, namespace) in self._watches
                 if not watched:
-                    following = self.follower.follow(resource, namespace, version)
-                    name = f"watch {resource.plural} in {where}"
-                    self._watches[resource, namespace] = group.create_task(following, name=name)
+                    self._watch(resource, namespace, version)
         except ApiError as error:
             log.warning("cannot list the objects of %s: %s", where, error)
             return False
@@ -123,6 +133,26 @@ class Controller:
             return False
         self.follower.enqueue_all(namespace)
         return True
+
+    def _watch(self, resource: Resource, namespace: str | None, version: int) -> None:
+        assert self._group is not None
+        following = self.follower.follow(resource, namespace, version)
+        name = f"watch {resource.plural} in {namespace or 'all namespaces'}"
+        self._watches[resource, namespace] = self._group.create_task(following, name=name)
+
+    def _set_back(self, resource: Resource, namespace: str | None, version: int) -> None:
+        """Begin anew: a watch that waits for a version that is to come again tells nothing until then.
+
+        Also kopf's, which cannot be told: from now on there is one of our own besides.
+        """
+        where = namespace or "all namespaces"
+        log.warning("%s of %s were set back to version %d: a restored backup?", resource.plural, where, version)
+        watch = self._watches.get((resource, namespace))
+        if watch is not asyncio.current_task():
+            if watch is not None:
+                watch.cancel()
+            self._watch(resource, namespace, version)
+        self._look_at_all_soon.set()
 
     async def _work_until_closed(self, group: asyncio.TaskGroup) -> None:
         # What is not in the store yet would seem to be missing.
@@ -153,6 +183,8 @@ class Controller:
             found = await self._reconciler.reconcile(key)
         except ApiError as error:
             delay = self._retry(key, CONFLICT if error.status == 409 else FAILED, at_least=error.retry_after or 0.0)
+            if error.reason == OUTDATED and delay > OUTDATED_SECONDS:
+                self._look_at_all_soon.set()
             level = logging.DEBUG if error.is_usual else logging.WARNING
             log.log(level, "%s/%s: %s; again in %.1f s", *key, error, delay)
             return "retry" if error.is_usual else "error"

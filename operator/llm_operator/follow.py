@@ -13,7 +13,7 @@ from typing import Any
 from llm_operator.api.types import KIND
 from llm_operator.core import names
 from llm_operator.core.names import Manifest
-from llm_operator.kube import CLAIMS, JOBS, LLMDEPLOYMENTS, ApiError, Kube, Resource
+from llm_operator.kube import CLAIMS, JOBS, LLMDEPLOYMENTS, UNREACHABLE, ApiError, Kube, Resource
 from llm_operator.store import Place, Store
 
 log = logging.getLogger(__name__)
@@ -22,27 +22,37 @@ log = logging.getLogger(__name__)
 LASTED_SECONDS = 10.0
 # The version is too old, unknown, or not there yet (the cluster was restored from a backup).
 LIST_AGAIN = (400, 410, 504)
+# Told of a kind in a namespace, and the version it was set back to.
+OnSetBack = Callable[[Resource, str | None, int], None]
 
 
 class Follower:
     """Fills the store from lists and events; `enqueue` is told the LLMDeployment of each change in the store."""
 
     def __init__(
-        self, kube: Kube, store: Store, enqueue: Callable[[Place], None], on_event: Callable[[str], None]
+        self,
+        kube: Kube,
+        store: Store,
+        enqueue: Callable[[Place], None],
+        on_event: Callable[[str], None],
+        on_set_back: OnSetBack = lambda *_: None,
     ) -> None:
         self._kube = kube
         self._store = store
         self._enqueue = enqueue
         self._on_event = on_event
+        self._on_set_back = on_set_back
         store.on_news(self._tell)
 
     async def fill(self, resource: Resource, namespace: str | None) -> int:
         """List all objects of a kind into the store; the version that the list is of. Raises ApiError."""
-        listed: set[Place] = set()
+        listing = self._store.listing(resource, namespace)
         version = 0
-        async for page, version in self._kube.pages(resource, namespace, label_selector=_selector(resource)):  # noqa: B007
-            listed |= self._store.take(resource, page)
-        self._store.drop_others(resource, namespace, listed, version)
+        async for page, version in self._kube.pages(resource, namespace, label_selector=_selector(resource)):
+            listing.take(page, version)
+        listing.end()
+        if listing.is_set_back:
+            self._on_set_back(resource, namespace, version)
         return version
 
     async def follow(self, resource: Resource, namespace: str | None, version: int | None) -> None:
@@ -59,11 +69,16 @@ class Follower:
                 self._store.caught_up(resource, version)
                 selector = _selector(resource)
                 async for event in self._kube.watch(resource, namespace, label_selector=selector, version=version):
+                    told = int(event["object"]["metadata"]["resourceVersion"])
+                    if told < version:
+                        raise ApiError(410, "Expired", f"version {told} after {version}")
                     self.take(resource, event)
-                    version = int(event["object"]["metadata"]["resourceVersion"])
+                    version = told
+                    self._store.saw(resource, namespace, version)
             except ApiError as error:
                 log.warning("watch of %s: %s", resource.plural, error)
-                if error.status in LIST_AGAIN:
+                # An API server that was away may be back with an older state.
+                if error.status in LIST_AGAIN or error.reason == UNREACHABLE:
                     version = None
             except Exception:
                 log.exception("watch of %s", resource.plural)

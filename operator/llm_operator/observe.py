@@ -35,6 +35,7 @@ from llm_operator.store import Store
 
 # What a claim may be needed by.
 NEIGHBOURS = (LLMDEPLOYMENTS, CONTROLLER_REVISIONS, JOBS)
+OUTDATED = "Outdated"
 
 
 async def observe(
@@ -195,7 +196,7 @@ async def _get(
         store.remove(resource, known)
     if live is not None and store.knows_newer(resource, live):
         # From a server that lags, or the watch was faster than this answer: decided by it, the news would be lost.
-        raise ApiError(409, "Outdated", f"{resource.plural} {namespace}/{name} was read older than it is known to be")
+        raise ApiError(409, OUTDATED, f"{resource.plural} {namespace}/{name} was read older than it is known to be")
     # Of the others only those that a watch will also tell of.
     if live is not None and (resource is LLMDEPLOYMENTS or names.is_managed(live)):
         store.put(resource, live, reader=(namespace, reader))

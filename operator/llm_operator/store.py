@@ -3,6 +3,9 @@
 Reads come from here; whatever must not be decided on old news (condemning a revision, undoing an edit) is read
 live (observe.py). An own write puts its answer here at once, so that nobody decides on the state before it. Whoever
 puts something here that is news, its LLMDeployments are looked at: when the watch tells it again, it is none any more.
+
+Versions only grow, until a cluster is set back to a backup. Then what a list shows contradicts what is known, which is
+in doubt from then on: anything replaces it, and until then it stays, because what is not here would seem to be missing.
 Filled by watch.py, controller.py (lists) and act.py.
 """
 
@@ -50,6 +53,8 @@ class Store:
         self._deleted: dict[str, tuple[int, float]] = {}  # uid: the version that was the last, and when it was told
         self._owed: dict[Resource, tuple[int, float]] = {}  # a version that the watch has still to deliver: since when
         self._on_news: OnNews = lambda *_: None
+        self._doubted: dict[Resource, set[Place]] = {resource: set() for resource in KINDS}
+        self._seen: dict[tuple[Resource, str | None], int] = {}  # The newest version that was heard of.
 
     def on_news(self, tell: OnNews) -> None:
         """Have this told of everything new but what is listed, and who sees it anyway."""
@@ -85,6 +90,7 @@ class Store:
 
     def _put(self, resource: Resource, live: Manifest, *, watched: bool = False) -> bool:
         version = _version(live)
+        self._heard_of(resource, live)
         if watched:
             self.caught_up(resource, version)
         metadata = live["metadata"]
@@ -93,30 +99,68 @@ class Store:
             return False
         place = (metadata["namespace"], metadata["name"])
         old = self._objects[resource].get(place)
-        if old is not None and version <= _version(old):
+        if old is not None and version <= _version(old) and place not in self._doubted[resource]:
             return False
         new = COMPACT[resource](live)
         self._objects[resource][place] = new
+        self._doubted[resource].discard(place)
         self._index(resource, place, old, new)
         return old is None or not _same(old, new)
 
     def knows_newer(self, resource: Resource, live: Manifest) -> bool:
         """Whether a newer version of this very object was told of before."""
         known = self.get(resource, live["metadata"]["namespace"], live["metadata"]["name"])
-        same = known is not None and known["metadata"]["uid"] == live["metadata"]["uid"]
-        return same and known is not None and _version(known) > _version(live)
+        if known is None or known["metadata"]["uid"] != live["metadata"]["uid"]:
+            return False
+        place = (live["metadata"]["namespace"], live["metadata"]["name"])
+        return _version(known) > _version(live) and place not in self._doubted[resource]
+
+    def listing(self, resource: Resource, namespace: str | None) -> "Listing":
+        """Begin to take a list of all objects (of a namespace), before it is asked for."""
+        return Listing(self, resource, namespace, asked=self._clock())
+
+    def seen(self, resource: Resource, namespace: str | None) -> int:
+        """The newest version that was heard of."""
+        return self._seen.get((resource, namespace), 0)
+
+    def saw(self, resource: Resource, namespace: str | None, version: int) -> None:
+        """A list or the watch has told of a version."""
+        self._seen[resource, namespace] = max(version, self.seen(resource, namespace))
+
+    def contradicts(self, resource: Resource, page: Iterable[Manifest], version: int, asked: float) -> bool:
+        """Whether a list of all objects, as they were at `version`, cannot be true if what is known is.
+
+        It shows an object older than it was told of up to that version, or one that was gone before it was asked for.
+        """
+        for live in page:
+            place = (live["metadata"]["namespace"], live["metadata"]["name"])
+            old = self._objects[resource].get(place)
+            if old is not None and place not in self._doubted[resource] and _version(live) < _version(old) <= version:
+                return True
+            last, told = self._deleted.get(live["metadata"]["uid"], (0, 0.0))
+            if _version(live) <= last and told < asked:
+                return True
+        return False
+
+    def set_back(self, resource: Resource, namespace: str | None, version: int) -> None:
+        """The cluster was set back to a version: those of before say nothing any more."""
+        self._seen[resource, namespace] = version
+        places = self._objects[resource]
+        self._doubted[resource] |= {place for place in places if namespace in (None, place[0])}
+        self._deleted.clear()
+        self._owed.pop(resource, None)
 
     def remove(self, resource: Resource, live: Manifest, *, watched: bool = False) -> None:
         """The object is gone. One of its name that was made since stays."""
         if watched:
             self.caught_up(resource, _version(live))
+        self._heard_of(resource, live)
         uid = live["metadata"]["uid"]
         self._deleted[uid] = (_version(live), self._clock())
         place = (live["metadata"]["namespace"], live["metadata"]["name"])
         old = self._objects[resource].get(place)
         if old is not None and old["metadata"]["uid"] == uid:
-            del self._objects[resource][place]
-            self._index(resource, place, old, None)
+            self._drop(resource, place)
 
     def take(self, resource: Resource, page: Iterable[Manifest]) -> set[Place]:
         """Take listed objects; returns where they stand.
@@ -134,7 +178,11 @@ class Store:
     def drop_others(self, resource: Resource, namespace: str | None, listed: set[Place], version: int) -> None:
         """What a list of all objects (of a namespace), as they were at `version`, does not hold is gone."""
         for place, old in list(self._objects[resource].items()):
-            if place not in listed and namespace in (None, place[0]) and _version(old) <= version:
+            if place in listed or namespace not in (None, place[0]):
+                continue
+            if place in self._doubted[resource]:
+                self._drop(resource, place)
+            elif _version(old) <= version:
                 self.remove(resource, old)
         now = self._clock()
         kept = ((uid, last) for uid, last in self._deleted.items() if now - last[1] < REMEMBER_DELETED_SECONDS)
@@ -149,6 +197,15 @@ class Store:
         """For how long a watch has owed what a list showed."""
         return max((self._clock() - since for _, since in self._owed.values()), default=0.0)
 
+    def _drop(self, resource: Resource, place: Place) -> None:
+        old = self._objects[resource].pop(place)
+        self._doubted[resource].discard(place)
+        self._index(resource, place, old, None)
+
+    def _heard_of(self, resource: Resource, live: Manifest) -> None:
+        for namespace in (None, live["metadata"]["namespace"]):
+            self.saw(resource, namespace, _version(live))
+
     def _owe(self, resource: Resource, version: int) -> None:
         owed, since = self._owed.get(resource, (0, self._clock()))
         self._owed[resource] = (max(owed, version), since)
@@ -162,6 +219,38 @@ class Store:
                 change(index[place[0], parent], place)
                 if not index[place[0], parent]:
                     del index[place[0], parent]
+
+
+class Listing:
+    """A list that is being taken page by page.
+
+    One that does not name a version is of the newest, whichever API server answers, and however far its watches lag. So
+    one of an older version than was seen before it was asked for, or that contradicts what is known, shows that the
+    cluster was set back.
+    """
+
+    def __init__(self, store: Store, resource: Resource, namespace: str | None, *, asked: float) -> None:
+        self._store, self._resource, self._namespace = store, resource, namespace
+        self._asked, self._seen = asked, store.seen(resource, namespace)
+        self._listed: set[Place] = set()
+        self._version = 0
+        self.is_set_back = False
+
+    def take(self, page: list[Manifest], version: int) -> None:
+        """Take some of its objects as they were at a version, which is the same for all pages."""
+        self._version = version
+        # Another list may have found it out meanwhile.
+        seen = min(self._seen, self._store.seen(self._resource, self._namespace))
+        contradicted = version < seen or self._store.contradicts(self._resource, page, version, self._asked)
+        if contradicted and not self.is_set_back:
+            self.is_set_back = True
+            self._store.set_back(self._resource, self._namespace, version)
+        self._listed |= self._store.take(self._resource, page)
+
+    def end(self) -> None:
+        """That was all: what it does not hold is gone."""
+        self._store.drop_others(self._resource, self._namespace, self._listed, self._version)
+        self._store.saw(self._resource, self._namespace, self._version)
 
 
 def _parents(resource: Resource, live: Manifest) -> list[str]:

@@ -20,7 +20,7 @@ from tests.integration.conftest import ControlPlane
 from tests.integration.faults import Answer, Before, Call, Drop, DropAnswer, Fault, FaultProxy, running_fault_proxy
 from tests.integration.test_leader import Operator
 from tests.integration.test_rollback import INSTANCE, REVISION, VERDICT, new_namespace, rollout
-from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually, is_ready
+from tests.kubectl import Kubectl, Manifest, Refused, an_llmdeployment, condition, eventually, is_ready
 
 SEED = 20_261_125
 PATIENCE = 300.0
@@ -128,9 +128,10 @@ def every_fifth_request_fails(world: World) -> None:
         for one in world.kubectl.list("events.events.k8s.io")
         if one["regarding"]["kind"] == "LLMDeployment"
     )
-    assert {reason for _, reason in events} == {"AllReplicasReady"}
+    # On a slow machine a write may fail for so long that it is told.
+    assert {reason for _, reason in events} <= {"AllReplicasReady", "ApplyFailing"}
     # An event may be lost, it must not come twice: there were three times at which it became Ready.
-    assert max(events.values()) <= 3
+    assert max(count for (_, reason), count in events.items() if reason == "AllReplicasReady") <= 3
 
 
 @course
@@ -377,6 +378,77 @@ def reads_of_one_of_the_same_name_that_is_gone_do_no_harm(world: World) -> None:
         child = world.kubectl.get(kind, "triage")
         assert child is not None
         assert child["metadata"]["ownerReferences"][0]["uid"] == found["metadata"]["uid"]
+
+
+def a_dead_webhook(name: str, namespace: str) -> Manifest:
+    """One that must be asked about Deployments of a namespace, where nobody listens."""
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": name},
+        "webhooks": [
+            {
+                "name": f"{name}.example.com",
+                "admissionReviewVersions": ["v1"],
+                "sideEffects": "None",
+                "failurePolicy": "Fail",
+                "timeoutSeconds": 2,
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                "clientConfig": {"url": "https://127.0.0.1:9/"},
+                "rules": [
+                    {
+                        "apiGroups": ["apps"],
+                        "apiVersions": ["v1"],
+                        "operations": ["CREATE", "UPDATE"],
+                        "resources": ["deployments"],
+                    }
+                ],
+            }
+        ],
+    }
+
+
+@course
+def what_a_dead_webhook_fails_is_told_and_done_when_it_is_gone(world: World) -> None:
+    world.kubectl.apply(an_llmdeployment(rollout=rollout()))
+    world.ready("triage")
+    name = f"dead-{world.kubectl.namespace}"
+    world.kubectl.apply(a_dead_webhook(name, world.kubectl.namespace))
+    try:
+        # Deletions are let through; the API server may need a moment to learn of the webhook.
+        eventually(lambda: is_refused(world.kubectl, "deployment", "triage"))
+        world.kubectl.patch("llmdep", "triage", {"spec": {"image": "registry.example.com/server:2"}})
+
+        def is_told() -> bool:
+            found = world.kubectl.get("llmdep", "triage")
+            assert found is not None
+            ready = condition(found, "Ready")
+            assert (ready["status"], ready["reason"]) == ("False", "ApplyFailing"), ready
+            assert f"{name}.example.com" in ready["message"]
+            assert condition(found, "Reconciling")["reason"] == "ApplyFailing"
+            assert condition(found, "Available")["status"] == "True"
+            return bool(found["status"]["observedGeneration"] == found["metadata"]["generation"])
+
+        world.eventually(is_told)
+    finally:
+        world.kubectl("delete", "validatingwebhookconfiguration", name)
+    world.ready("triage")
+    assert world.verdicts("triage") == {"Good": 2}
+    events = Counter(
+        one["reason"]
+        for one in world.kubectl.list("events.events.k8s.io")
+        if one["regarding"]["kind"] == "LLMDeployment"
+    )
+    assert events["ApplyFailing"] == 1
+
+
+def is_refused(kubectl: Kubectl, kind: str, name: str) -> bool:
+    """Whether a write that changes nothing fails."""
+    try:
+        kubectl("label", kind, name, "seen=yes", "--overwrite", "--dry-run=server")
+    except Refused:
+        return True
+    return False
 
 
 @pytest.fixture(scope="module")

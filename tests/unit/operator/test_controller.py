@@ -122,3 +122,23 @@ async def test_an_error_that_nobody_foresaw_ends_one_look_and_no_worker(server: 
         await until(lambda: len([one for one in server.writes() if one[1] == "deployments"]) > 2)
         server.fails = lambda *_: None
         await until(lambda: all(("deployments", name) in server.objects for name in "ab"))
+
+
+async def test_a_cluster_that_is_set_back_is_listed_anew_although_no_watch_tells(
+    server: ApiServer, kube: Kube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its watches stay open and say nothing; what is read live is older than what is known."""
+    monkeypatch.setattr(controller_module, "OUTDATED_SECONDS", 0.2)
+    monkeypatch.setattr(controller_module, "SOONEST_RESYNC_SECONDS", 0.0)
+    declare(server, "a", "b", "ghost")
+    async with working(kube, workers=1) as loop:
+        await until(lambda: ("deployments", "ghost") in server.objects)
+        await until(lambda: loop.queue.depth() == 0)
+        backup = {key: live for key, live in server.objects.items() if "ghost" not in key[1]}
+        for name in "ab":
+            backup["llmdeployments", name]["metadata"]["resourceVersion"] = "50"
+        server.objects, server.version = backup, 60
+        del server.objects["deployments", "a"]
+        loop.queue.add(("clinic", "a"))
+        await until(lambda: ("deployments", "a") in server.objects)
+        assert ("deployments", "ghost") not in server.objects

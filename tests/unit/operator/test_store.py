@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from llm_operator.core import names
 from llm_operator.core.names import Manifest
@@ -362,3 +364,198 @@ def test_what_is_older_than_what_was_told_is_known_to_be() -> None:
     assert not store.knows_newer(SERVICES, an_object(5))
     assert not store.knows_newer(SERVICES, an_object(6))
     assert not Store().knows_newer(SERVICES, an_object(4))
+
+
+# A cluster that is set back to a backup.
+
+
+def listed(store: Store, version: int, *objects: Any, namespace: str | None = None) -> bool:
+    """Take a list; whether it shows that the cluster was set back."""
+    listing = store.listing(SERVICES, namespace)
+    for live in objects:
+        listing.take([live], version)
+    listing.take([], version)
+    listing.end()
+    return listing.is_set_back
+
+
+def known(store: Store) -> dict[str, int]:
+    return {one["metadata"]["name"]: int(one["metadata"]["resourceVersion"]) for one in store.every(SERVICES)}
+
+
+def a_store(*versions: int) -> tuple[Store, Clock]:
+    store = Store(clock := Clock())
+    for version in versions:
+        store.put(SERVICES, an_object(version, name=f"s-{version}", uid=f"uid-{version}"), watched=True)
+    clock.now += 1
+    return store, clock
+
+
+def test_a_list_of_an_older_version_than_was_heard_of_shows_it() -> None:
+    store, _ = a_store(5, 7, 9)
+    assert listed(store, 8, an_object(5, name="s-5", uid="uid-5"))
+    assert known(store) == {"s-5": 5}, "ghosts are gone"
+    assert not listed(store, 8, an_object(5, name="s-5", uid="uid-5")), "it is found out once"
+
+
+@pytest.mark.parametrize("heard", ["bookmark", "list", "own write", "deletion"])
+def test_whatever_a_version_was_heard_from_counts(heard: str) -> None:
+    store, _ = a_store()
+    match heard:
+        case "bookmark":
+            store.saw(SERVICES, None, 9)
+        case "list":
+            listed(store, 9)
+        case "own write":
+            store.put(SERVICES, an_object(9))
+        case "deletion":
+            store.remove(SERVICES, an_object(9), watched=True)
+    assert not listed(store, 9)
+    assert listed(store, 8)
+
+
+def test_an_older_version_of_an_object_shows_it_although_others_have_grown_since() -> None:
+    store, _ = a_store(5)
+    store.put(SERVICES, an_object(9, name="s-5", uid="uid-5", spec={"edited": True}), watched=True)
+    assert listed(store, 20, an_object(5, name="s-5", uid="uid-5"), an_object(20, name="new", uid="uid-new"))
+    assert known(store) == {"s-5": 5, "new": 20}
+
+
+def test_one_that_was_gone_before_the_list_was_asked_for_shows_it() -> None:
+    store, clock = a_store(5)
+    store.remove(SERVICES, an_object(9, name="s-5", uid="uid-5"), watched=True)
+    clock.now += 1
+    assert listed(store, 20, an_object(5, name="s-5", uid="uid-5"))
+    assert known(store) == {"s-5": 5}
+
+
+def test_one_that_goes_while_the_list_is_under_way_does_not() -> None:
+    store, _ = a_store(5)
+    listing = store.listing(SERVICES, None)
+    store.remove(SERVICES, an_object(9, name="s-5", uid="uid-5"), watched=True)
+    listing.take([an_object(5, name="s-5", uid="uid-5")], 8)
+    listing.end()
+    assert (listing.is_set_back, known(store)) == (False, {})
+
+
+def test_what_is_known_stays_until_it_is_replaced_and_then_counts_again() -> None:
+    """What is not in the store would seem to be missing."""
+    store, _ = a_store(5, 7)
+    listing = store.listing(SERVICES, None)
+    listing.take([an_object(3, name="s-5", uid="uid-5")], 6)
+    assert known(store) == {"s-5": 3, "s-7": 7}
+    assert not store.knows_newer(SERVICES, an_object(2, name="s-7", uid="uid-7")), "a live read is believed at once"
+    assert store.knows_newer(SERVICES, an_object(2, name="s-5", uid="uid-5"))
+    assert store.put(SERVICES, an_object(2, name="s-7", uid="uid-7", spec={"x": 1}))
+    listing.end()
+    assert known(store) == {"s-5": 3}
+
+
+def test_other_namespaces_find_it_out_for_themselves() -> None:
+    store = Store()
+    for namespace in ("here", "there"):
+        store.put(SERVICES, an_object(9, namespace=namespace, uid=namespace))
+    assert listed(store, 5, an_object(3, namespace="here", uid="here"), namespace="here")
+    assert store.get(SERVICES, "there", "triage") == an_object(9, namespace="there", uid="there")
+    assert listed(store, 5, namespace="there")
+    assert store.get(SERVICES, "there", "triage") is None
+
+
+def test_a_watch_owes_nothing_of_what_is_no_more() -> None:
+    store, clock = a_store()
+    store.take(SERVICES, [an_object(9)])
+    clock.now += 100
+    assert listed(store, 5)
+    assert store.behind_seconds() == 0
+
+
+class ACluster(RuleBasedStateMachine):
+    """Versions, a watch that lags, live reads, lists under way; and now and then a backup is brought back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store(self.clock)
+        self.version, self.now = 1, 0.0
+        self.objects: dict[str, int] = {}
+        self.made: dict[str, int] = {}
+        self.untold: list[tuple[str, Any]] = []
+        self.backup: tuple[int, dict[str, int], dict[str, int]] = (1, {}, {})
+        self.listing: Any = None
+        self.trusted = True
+
+    def clock(self) -> float:
+        self.now += 1
+        return self.now
+
+    def live(self, name: str, version: int) -> Any:
+        return an_object(version, name=name, uid=f"{name}-{self.made[name]}", spec={"at": version})
+
+    @rule(name=st.sampled_from("abc"))
+    def write(self, name: str) -> None:
+        self.version += 1
+        if name not in self.objects:
+            self.made[name] = self.version
+        self.objects[name] = self.version
+        self.untold.append(("put", self.live(name, self.version)))
+
+    @rule(name=st.sampled_from("abc"))
+    def delete(self, name: str) -> None:
+        if name in self.objects:
+            self.version += 1
+            self.untold.append(("remove", self.live(name, self.version)))
+            del self.objects[name]
+
+    @rule(name=st.sampled_from("abc"))
+    def read_live(self, name: str) -> None:
+        known = self.store.get(SERVICES, "clinic", name)
+        if self.trusted and name in self.objects:
+            self.store.put(SERVICES, self.live(name, self.objects[name]))
+        elif self.trusted and known is not None:
+            self.store.remove(SERVICES, known)
+
+    @rule(count=st.integers(1, 4))
+    def the_watch_tells(self, count: int) -> None:
+        told, self.untold = self.untold[:count], self.untold[count:]
+        for kind, live in told if self.trusted else []:
+            getattr(self.store, kind)(SERVICES, live, watched=True)
+
+    @rule()
+    def back_up(self) -> None:
+        self.backup = (self.version, dict(self.objects), dict(self.made))
+
+    @rule()
+    def bring_back(self) -> None:
+        version, objects, made = self.backup
+        if version < self.version and self.listing is None:
+            self.version, self.objects, self.made = version, dict(objects), dict(made)
+            self.untold, self.trusted = [], False
+
+    @rule()
+    def ask_for_a_list(self) -> None:
+        self.listing = self.store.listing(SERVICES, None)
+
+    @rule(split=st.integers(0, 3))
+    def get_the_list(self, split: int) -> None:
+        if self.listing is None:
+            return
+        answer = [self.live(name, version) for name, version in self.objects.items()]
+        for page in (answer[:split], answer[split:]):
+            self.listing.take(page, self.version)
+        self.listing.end()
+        if self.trusted:
+            assert not self.listing.is_set_back
+        else:
+            # The watch begins anew where the list ends.
+            self.untold, self.trusted = [], True
+        self.listing = None
+        if not self.untold:
+            assert known(self.store) == self.objects
+
+    def teardown(self) -> None:
+        self.listing = self.store.listing(SERVICES, None)
+        self.get_the_list(0)
+        self.the_watch_tells(1000)
+        assert known(self.store) == self.objects
+
+
+TestACluster = ACluster.TestCase
