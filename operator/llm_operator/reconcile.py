@@ -11,7 +11,7 @@ from llm_operator.act import Actor, Failure, Outcome
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.core.gate import current_fetch
 from llm_operator.core.hand_edits import HandEdit, hand_edit
-from llm_operator.core.model import Action, Apply, Judge, Observation, Plan, Progress, Settings, Suspicion
+from llm_operator.core.model import Action, Apply, Judge, Observation, Plan, Settings, Suspicion
 from llm_operator.core.plan import plan
 from llm_operator.core.status import build_status, is_news
 from llm_operator.fetch_log import FetchLogs
@@ -187,14 +187,18 @@ class Reconciler:
             live=live,
             suspicion=self._suspicions.get(key),
         )
-        return observation and dataclasses.replace(observation, fetch_progress=self._progress(key, observation))
+        return observation and self._with_progress(key, observation)
 
-    def _progress(self, key: Key, observation: Observation) -> Progress | None:
-        """How far the fetch is, as far as is known."""
+    def _with_progress(self, key: Key, observation: Observation) -> Observation:
+        """How far the fetch is, as far as is known: of this very try, since another one may fail at its first step."""
         fetch = current_fetch(observation)
         if fetch is None or fetch.pod is None or observation.fetch is None:
-            return None
-        return self._logs.progress(key, observation.fetch["metadata"]["uid"], fetch.pod)
+            return observation
+        of_this_try = f"{observation.fetch['metadata']['uid']}/{fetch.pod}"
+        progress = self._logs.progress(key, of_this_try, fetch.pod)
+        return dataclasses.replace(
+            observation, fetch_progress=progress, fetch_is_heard=self._logs.is_heard(of_this_try)
+        )
 
     def _remember(self, key: Key, suspicion: Suspicion | None) -> None:
         if suspicion is None:

@@ -7,12 +7,13 @@ by gate.py (what to do about it) and status.py (what to tell).
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import Cache, LLMDeploymentSpec
 from llm_operator.core import names
-from llm_operator.core.cache_job import build_job, has
+from llm_operator.core.cache_job import build_job, has, is_finished
 from llm_operator.core.cached_model import CachedModel, parse_record
 from llm_operator.core.children import ca_volumes, fetch_container, way_out
 from llm_operator.core.diagnosis import (
@@ -23,7 +24,7 @@ from llm_operator.core.diagnosis import (
     is_going,
     is_over,
 )
-from llm_operator.core.fetch_words import fetch_reason
+from llm_operator.core.fetch_words import FINAL_CODES, fetch_reason
 from llm_operator.core.model import Parent, Progress, Settings
 from llm_operator.core.names import Manifest
 from llm_operator.core.words import detail, gives_a_reason, last_words
@@ -39,7 +40,8 @@ JOB_UID = "batch.kubernetes.io/controller-uid"
 class Fetch:
     """How a fetch stands: `model` once it is there, `failed` once it is given up, with the reason in `finding`.
 
-    `fault` is what keeps its pods from working, `pod` the one that is at work.
+    `fault` is what keeps its pods from working, `pod` the one that is at work, on a node that answers. `held_since` is
+    when the fetch ended of a Job that something else in its pod keeps open.
     """
 
     finding: Finding
@@ -47,6 +49,7 @@ class Fetch:
     failed: bool = False
     fault: Fault | None = None
     pod: str | None = None
+    held_since: datetime | None = None
 
 
 def fetch_name(spec: LLMDeploymentSpec, claim: Manifest, settings: Settings) -> str:
@@ -87,31 +90,34 @@ def read_fetch(job: Manifest | None, pods: Iterable[Manifest], claim: Manifest |
         return None
     uid = job["metadata"]["uid"]
     # Those of an earlier Job of the same name may still be there.
-    pods = [pod for pod in pods if pod["metadata"].get("labels", {}).get(JOB_UID, uid) == uid]
+    own = [pod for pod in pods if pod["metadata"].get("labels", {}).get(JOB_UID, uid) == uid]
+    held = None if is_finished(job) else _held_open_since(own)
+    return replace(_read(job, own, claim["metadata"]["uid"]), held_since=held)
+
+
+def _read(job: Manifest, pods: list[Manifest], claim: str) -> Fetch:
     where = f"Job {job['metadata']['name']}"
     logs = f"see `kubectl logs -n {job['metadata']['namespace']} job/{job['metadata']['name']}`"
     ends = _ends(pods)
     for _, code, message in ends:
-        model = parse_record(message, claim["metadata"]["uid"]) if code == 0 else None
+        model = parse_record(message, claim) if code == 0 else None
         if model is not None:
             return Fetch(
                 Finding(Reason.MODEL_READY, f"{model.repository} at {model.commit} is at {model.path}."), model
             )
     failure = next((_failure(where, logs, code, message) for _, code, message in ends if code != 0), None)
-    if has(job, "Complete"):
+    # A Job whose pod something else keeps open never says that it is complete.
+    if has(job, "Complete") or (ends and ends[0][1] == 0):
         words = "left no record of the model; use an image of the operator's version" if ends else "has lost its pod"
         return Fetch(Finding(Reason.FETCH_FAILED, f"{where} {words}."), failed=bool(ends))
     if has(job, "Failed") or _is_hopeless(ends):
         return Fetch(failure or Finding(Reason.FETCH_FAILED, f"{where} failed; {logs}."), failed=True)
-    # A pod whose fetch has ended, its Job judges.
-    at_work = [pod for pod in pods if not is_over(pod) and not is_going(pod) and not _ends([pod])]
-    fault = diagnose(at_work)
-    running = next(
-        (pod["metadata"]["name"] for pod in at_work if pod.get("status", {}).get("phase") == "Running"), None
-    )
+    waiting = [pod for pod in pods if not is_over(pod) and not is_going(pod) and not _ends([pod])]
+    fault = diagnose(waiting)
+    at_work = next((pod["metadata"]["name"] for pod in waiting if _is_at_work(pod)), None)
     going = Finding(Reason.MODEL_FETCHING, f"{where} fetches the model; {logs}.")
-    told = fault.finding if fault is not None else going if running or failure is None else failure
-    return Fetch(told, fault=fault, pod=running)
+    told = fault.finding if fault is not None else going if at_work or failure is None else failure
+    return Fetch(told, fault=fault, pod=at_work)
 
 
 def lost_its_pod(job: Manifest, pods: Iterable[Manifest]) -> bool:
@@ -144,8 +150,34 @@ def _ends(pods: Iterable[Manifest]) -> list[tuple[str, int, str]]:
     return sorted(found, reverse=True)
 
 
+def _held_open_since(pods: Iterable[Manifest]) -> datetime | None:
+    """When the fetch ended of a pod that is still there, as a container that somebody injected does not end."""
+    open_ones = [pod for pod in pods if not is_over(pod) and not is_going(pod)]
+    times = [when for when, _, _ in _ends(open_ones) if when]
+    return datetime.fromisoformat(times[0]) if times else None
+
+
+def _is_at_work(pod: Manifest) -> bool:
+    """Whether the fetch runs, as far as its node can tell."""
+    states = pod.get("status", {}).get("containerStatuses", [])
+    runs = any(one["name"] == names.FETCH_CONTAINER and "running" in one.get("state", {}) for one in states)
+    return runs and not _is_out_of_reach(pod)
+
+
+def _is_out_of_reach(pod: Manifest) -> bool:
+    """Whether the pod's node does not answer: then not the kubelet says that the pod is not ready."""
+    found = {one["type"]: one for one in pod.get("status", {}).get("conditions", [])}
+    ready, containers = found.get("Ready", {}), found.get("ContainersReady", {})
+    if ready.get("status") == "Unknown":
+        return True
+    told_by_kubelet = ready.get("reason") or containers.get("status") != "True"
+    return ready.get("status") == "False" and not told_by_kubelet
+
+
 def _is_hopeless(ends: list[tuple[str, int, str]]) -> bool:
-    """Whether it ended so often for no reason of its own that another try would end in the same way."""
+    """Whether another try would end in the same way: it says so itself, or ended too often for no reason of its own."""
+    if ends and ends[0][1] in FINAL_CODES:
+        return True
     killed = sum(1 for _, _, message in ends if message == KILLED)
     unexplained = sum(1 for _, code, message in ends if code != 0 and message != KILLED and not gives_a_reason(message))
     return killed >= EXPLAINED_CRASHES or unexplained >= UNEXPLAINED_CRASHES

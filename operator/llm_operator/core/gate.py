@@ -1,8 +1,12 @@
 """May a revision start, as far as its model goes? Pure; called by plan.py before anything of it is applied.
 
 A fetch that ended badly condemns the revision with its own reason, one that can pass has until the deadline, which
-moves on as long as bytes come. A model that does not fit into the declared memory is refused. What serves is touched
-by none of this.
+moves on as long as bytes come. While a fetch works and nobody can tell whether bytes come it is not condemned: it ends
+by itself when none do. A model that does not fit into the declared memory is refused. What serves is touched by none
+of this.
+
+What counts is how the fetch ended, not its Job: a container that somebody injected into the pod may keep that open for
+ever. Then the operator deletes it, once the result is recorded, or to try again.
 """
 
 from dataclasses import replace
@@ -34,6 +38,12 @@ from llm_operator.core.revision import Revision, State, Verdict, name_of
 
 # Every so often the fetch's log is read.
 PROGRESS_SECONDS = 5.0
+# A fetch of which nothing is heard is given up after this, should it fail to end by itself.
+UNHEARD_LIMIT = timedelta(days=1)
+# So long the kubelet has to end a pod whose fetch has ended, before something else is said to keep it open.
+HELD_OPEN_SECONDS = 10.0
+# As Kubernetes does between two pods of a Job.
+LONGEST_PAUSE_SECONDS = 360.0
 
 
 def current_fetch(observation: Observation) -> Fetch | None:
@@ -62,11 +72,24 @@ def fetch_actions(
         return []
     fetch = current_fetch(observation)
     of_an_earlier_try = fetch is not None and fetch.failed and _is_older(job, revision.verdict)
-    if of_an_earlier_try or lost_its_pod(job, observation.fetch_pods):
+    is_due = (again := try_again_at(fetch, revision.verdict)) is not None and observation.now >= again
+    if of_an_earlier_try or is_due or lost_its_pod(job, observation.fetch_pods):
         return [Discard(job)]
     if is_finished(job) or observation.parent.uid in _owners(job):
         return []
     return [Amend(job, (add_owner(job, shared_reference(observation.parent)),))]
+
+
+def try_again_at(fetch: Fetch | None, verdict: Verdict) -> datetime | None:
+    """When a fetch that failed in passing is to be made anew, because its Job is kept open and will not do it.
+
+    Each pause is as long as the attempt has lasted, so that the pauses grow, whoever was restarted meanwhile.
+    """
+    if fetch is None or fetch.held_since is None or fetch.failed or fetch.model is not None:
+        return None
+    began = verdict.started_at or verdict.decided_at or fetch.held_since
+    lasted = (fetch.held_since - began).total_seconds()
+    return fetch.held_since + timedelta(seconds=min(max(HELD_OPEN_SECONDS, lasted), LONGEST_PAUSE_SECONDS))
 
 
 def refilled(spec: LLMDeploymentSpec, history: History, claim: Manifest | None) -> LLMDeploymentSpec:
@@ -84,13 +107,14 @@ def is_elsewhere(revision: Revision, claim: Manifest | None) -> bool:
     return revision.model is not None and claim is not None and revision.model.claim != claim["metadata"]["uid"]
 
 
-def let_go(observation: Observation, *, given_up: bool) -> list[Action]:
-    """What has to be written so that models which are not declared, or were `given_up`, are not fetched to their end.
+def let_go(observation: Observation, *, given_up: bool, pinned: bool) -> list[Action]:
+    """What has to be written so that models which are not declared, or were `given_up`, are not fetched to their end,
+    and that nothing keeps the Job open of one which is there and `pinned`.
 
     What came so far stays on the volume for a day, and is used if the model is declared or tried again.
     """
     jobs, ours = list(observation.other_fetches), observation.fetch
-    if ours is not None and given_up:
+    if ours is not None and (given_up or (pinned and _is_held_open(observation))):
         jobs += [ours] if observation.parent.uid in _owners(ours) else []
     actions: list[Action] = []
     for job in jobs:
@@ -99,6 +123,20 @@ def let_go(observation: Observation, *, given_up: bool) -> list[Action]:
         shared = len(job["metadata"]["ownerReferences"]) > 1
         actions.append(Amend(job, tuple(remove_owner(observation.parent, job))) if shared else Discard(job))
     return actions
+
+
+def held_open_for(observation: Observation) -> float | None:
+    """Seconds until the Job of a fetch that is done is said to be kept open; None where it is not open, or is."""
+    fetch = current_fetch(observation)
+    if fetch is None or fetch.held_since is None:
+        return None
+    left = HELD_OPEN_SECONDS - (observation.now - fetch.held_since).total_seconds()
+    return left if left > 0 else None
+
+
+def _is_held_open(observation: Observation) -> bool:
+    fetch = current_fetch(observation)
+    return fetch is not None and fetch.held_since is not None and held_open_for(observation) is None
 
 
 def _owners(job: Manifest) -> set[str]:
@@ -127,15 +165,14 @@ def judge_fetch(
     due = deadline_of(observation, spec, verdict)
     if fetch is not None and proved is not None and now >= proved:
         return _refused(observation, spec, revision, fetch.finding)
-    if now >= due:
-        return _refused(observation, spec, revision, _too_late(observation, spec))
     moved = _moved(observation, spec, verdict)
-    waits = [(due - now).total_seconds()]
-    if proved is not None:
-        waits.append((proved - now).total_seconds())
+    if now >= due and moved is None and not _may_be_at_work(observation, verdict, fetch):
+        return _refused(observation, spec, revision, _too_late(observation, spec))
+    times = (due, proved, try_again_at(fetch, verdict))
+    waits = [(when - now).total_seconds() for when in times if when is not None and when > now]
     if fetch is not None and fetch.pod is not None:
         waits.append(PROGRESS_SECONDS)
-    return Judgement(moved, suspicion=suspicion, look_again_after=min(waits))
+    return Judgement(moved, suspicion=suspicion, look_again_after=min(waits, default=PROGRESS_SECONDS))
 
 
 def remembered(history: History, spec: LLMDeploymentSpec, claim: Manifest | None) -> CachedModel | None:
@@ -187,13 +224,20 @@ def _refused(observation: Observation, spec: LLMDeploymentSpec, revision: Revisi
 
 
 def _moved(observation: Observation, spec: LLMDeploymentSpec, verdict: Verdict) -> Verdict | None:
-    """The verdict with the progress that was made, once in a while: that moves the deadline."""
+    """The verdict with the bytes that have come, once in a while: that moves the deadline."""
     progress, since = observation.fetch_progress, verdict.progress_at
-    if progress is None or since is None or progress.percent <= verdict.progress:
+    if progress is None or since is None or progress.done <= verdict.progress:
         return None
     if (observation.now - since).total_seconds() < allowed_seconds(spec) / 4:
         return None
-    return replace(verdict, progress=progress.percent, progress_at=observation.now)
+    return replace(verdict, progress=progress.done, progress_at=observation.now)
+
+
+def _may_be_at_work(observation: Observation, verdict: Verdict, fetch: Fetch | None) -> bool:
+    """Whether a fetch works of which nothing is heard: no news is no proof. One that stands still ends by itself."""
+    if fetch is None or fetch.pod is None or observation.fetch_is_heard or verdict.progress_at is None:
+        return False
+    return observation.now < verdict.progress_at + UNHEARD_LIMIT
 
 
 def _is_older(job: Manifest | None, verdict: Verdict) -> bool:

@@ -87,8 +87,9 @@ class Observation:
     `pods` are those of the Deployment of its name, `revisions` the ControllerRevisions with its labels.
     `claim`, the Job `fetch` and its pods are those of the declared cache and model; `others_keep_claim` says that
     another LLMDeployment wants the claim kept, and `other_fetches` are Jobs that the parent owns and no longer
-    declares. `neighbourhood` is read only where models may be pruned, `replica_sets` only when the Deployment says that
-    pods are refused. `now` is the API server's time, and since `contact_since` it has answered without a long break.
+    declares. `fetch_progress` is what the log of the fetch at work said last; it `is_heard` while that can be read.
+    `neighbourhood` is read only where models may be pruned, `replica_sets` only when the Deployment says that pods are
+    refused. `now` is the API server's time, and since `contact_since` it has answered without a long break.
     """
 
     parent: Parent
@@ -105,6 +106,7 @@ class Observation:
     fetch: Manifest | None = None
     fetch_pods: tuple[Manifest, ...] = ()
     fetch_progress: Progress | None = None
+    fetch_is_heard: bool = False
     other_fetches: tuple[Manifest, ...] = ()
     neighbourhood: Neighbourhood | None = None
 

@@ -23,6 +23,7 @@ from llm_operator.core.foreign import drift
 from llm_operator.core.gate import (
     current_fetch,
     fetch_actions,
+    held_open_for,
     is_elsewhere,
     judge_fetch,
     let_go,
@@ -232,7 +233,10 @@ class _Planner:
         goes = self._course()
         declared = goes.history.get(goes.desired)
         given_up = declared is not None and declared.state is State.REJECTED and goes.fetches is None
-        self.actions += let_go(self.observation, given_up=given_up)
+        pinned = declared is not None and declared.model is not None and goes.fetches is None
+        self.actions += let_go(self.observation, given_up=given_up, pinned=pinned)
+        wait = held_open_for(self.observation) if pinned else None
+        self.waits += [] if wait is None else [wait]
 
     def _see_to_the_model(self) -> None:
         """Nothing of a revision is applied before its model is there."""

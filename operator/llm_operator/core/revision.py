@@ -67,11 +67,11 @@ class RolloutTerms:
 class Verdict:
     """What is known of a revision, and how it came to be known.
 
-    `started_at` is None while nothing of it is to run. `progress` is the most replicas that were ever available,
-    since `progress_at`. `extended` says that its time was doubled, because good pods failed too when it was over.
-    `rollbacks` are the times at which it was rejected in favour of a good one. `retry_token` and `terms` are those that
-    the attempt knows of. `suffices` is how many available replicas are no fewer than served, or were asked for, when it
-    began; `rollout` is what it was rejected on.
+    `started_at` is None while nothing of it is to run. `progress` is the most replicas that were ever available, or
+    bytes that were ever fetched, since `progress_at`. `extended` says that its time was doubled, because good pods
+    failed too when it was over. `rollbacks` are the times at which it was rejected in favour of a good one.
+    `retry_token` and `terms` are those that the attempt knows of. `suffices` is how many available replicas are no
+    fewer than served, or were asked for, when it began; `rollout` is what it was rejected on.
     """
 
     state: State

@@ -31,11 +31,12 @@ WORK = {
     ("apps", "replicasets"): {"list"},
     ("", "services"): APPLY,
     ("", "pods"): {"list", "watch"},
-    ("", "pods/log"): {"get"},
     ("", "persistentvolumeclaims"): APPLY,
     ("batch", "jobs"): APPLY | {"delete"},
     ("events.k8s.io", "events"): {"create"},
 }
+# Nothing is missing without it but the progress of fetches.
+PROGRESS = {("", "pods/log"): {"get"}}
 
 Manifest = dict[str, Any]
 
@@ -86,6 +87,7 @@ def granted(role: Manifest) -> dict[tuple[str, str], set[str]]:
 
 def test_the_operator_may_do_what_it_does_and_nothing_else(manifests: list[Manifest]) -> None:
     assert granted(the(manifests, "ClusterRole")) == WORK
+    assert granted(the(manifests, "ClusterRole", "llm-operator-progress")) == PROGRESS
 
 
 def test_the_lease_is_that_of_the_operator_in_its_own_namespace(manifests: list[Manifest]) -> None:
@@ -102,8 +104,13 @@ def test_in_one_namespace_the_same_rights_come_from_a_role(of_one_namespace: lis
     assert not [one["kind"] for one in of_one_namespace if one["kind"] in CLUSTER_SCOPED]
     assert {one["metadata"]["namespace"] for one in of_one_namespace} == {"clinic"}
     assert granted(the(of_one_namespace, "Role")) == WORK
+    assert granted(the(of_one_namespace, "Role", "llm-operator-progress")) == PROGRESS
     bindings = [one for one in of_one_namespace if one["kind"] == "RoleBinding"]
-    assert {one["metadata"]["name"] for one in bindings} == {"llm-operator", "llm-operator-lease"}
+    assert {one["metadata"]["name"] for one in bindings} == {
+        "llm-operator",
+        "llm-operator-lease",
+        "llm-operator-progress",
+    }
     for binding in bindings:
         role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": binding["metadata"]["name"]}
         assert binding["roleRef"] == role
@@ -113,6 +120,18 @@ def test_in_one_namespace_the_same_rights_come_from_a_role(of_one_namespace: lis
 def test_in_one_namespace_the_operator_watches_that_one_alone(of_one_namespace: list[Manifest]) -> None:
     own_namespace = {"fieldRef": {"fieldPath": "metadata.namespace"}}
     assert environment(of_one_namespace)["LLMOP_NAMESPACES"] == own_namespace
+
+
+@pytest.mark.parametrize(("over", "kind"), [(BASE, "ClusterRole"), (NAMESPACED, "Role")])
+def test_the_right_to_read_logs_can_be_left_out_as_its_file_says(tmp_path: Path, over: Path, kind: str) -> None:
+    said = (BASE / "progress_role.yaml").read_text().partition("#   patches:")[2].partition("# (upon")[0]
+    patches = yaml.safe_load("patches:\n" + "\n".join(line.removeprefix("# ") for line in said.splitlines()))
+    patches["patches"][0]["target"]["kind"] = f"{kind}.*"
+    overlay = {"resources": [os.path.relpath(over, tmp_path.resolve())], **patches}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    left = [one["metadata"]["name"] for one in render(tmp_path) if one["kind"].startswith(kind)]
+    assert "llm-operator" in left
+    assert "llm-operator-progress" not in left
 
 
 def test_no_role_has_a_wildcard_or_reads_secrets(manifests: list[Manifest]) -> None:

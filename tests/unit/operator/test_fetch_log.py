@@ -8,7 +8,7 @@ import pytest
 from llm_operator import fetch_log
 from llm_operator.core.gate import PROGRESS_SECONDS
 from llm_operator.core.model import Progress
-from llm_operator.fetch_log import FORGET_SECONDS, READS_AT_ONCE, FetchLogs
+from llm_operator.fetch_log import FORBIDDEN_SECONDS, FORGET_SECONDS, READS_AT_ONCE, FetchLogs
 from llm_operator.kube import Kube
 from tests.unit.operator.api_server import ApiServer
 
@@ -167,3 +167,33 @@ async def test_fetches_that_are_over_are_forgotten(server: ApiServer, logs: Fetc
     await read(logs, uid="uid-new")
     server.logs.clear()
     assert await read(logs, uid="uid-0") is None
+
+
+async def test_it_is_heard_while_it_can_be_read(server: ApiServer, logs: FetchLogs, clock: Clock) -> None:
+    assert not logs.is_heard("uid-job")
+    server.logs["fetch-1"] = a_line(10)
+    await read(logs)
+    assert logs.is_heard("uid-job")
+    del server.logs["fetch-1"]
+    clock.now += PROGRESS_SECONDS
+    assert await read(logs) == Progress(10, 100)
+    assert not logs.is_heard("uid-job")
+
+
+async def test_who_may_not_read_logs_seldom_asks(
+    server: ApiServer, logs: FetchLogs, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.logs["fetch-1"] = a_line(10)
+    server.fails = lambda *_: 403
+    for uid in ("one", "two", "one"):
+        assert await read(logs, uid=uid) is None
+        assert not logs.is_heard(uid)
+        clock.now += PROGRESS_SECONDS
+    assert reads(server) == 1
+    clock.now += FORBIDDEN_SECONDS
+    await read(logs)
+    assert reads(server) == 2
+    assert len(caplog.records) == 1
+    server.fails = lambda *_: None
+    clock.now += FORBIDDEN_SECONDS
+    assert await read(logs) == Progress(10, 100)

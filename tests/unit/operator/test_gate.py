@@ -12,7 +12,7 @@ from llm_operator.core import names
 from llm_operator.core.cached_model import COMMIT_MARK, PATH_MARK, CachedModel, encode, pinned, waits
 from llm_operator.core.children import build_service
 from llm_operator.core.course import course
-from llm_operator.core.gate import PROGRESS_SECONDS
+from llm_operator.core.gate import HELD_OPEN_SECONDS, LONGEST_PAUSE_SECONDS, PROGRESS_SECONDS, UNHEARD_LIMIT
 from llm_operator.core.model import Amend, Apply, Discard, Judge, Make, Observation, Plan, Progress, Record
 from llm_operator.core.plan import plan
 from llm_operator.core.revision import Revision, State
@@ -203,7 +203,7 @@ def test_what_can_pass_has_until_the_deadline() -> None:
     ],
 )
 def test_a_fetch_that_never_ends_is_rejected_at_the_deadline(over: dict[str, Any], reason: str) -> None:
-    late = fetching(None, a_fetch_pod(), now=NOW + timedelta(seconds=900), **over)
+    late = fetching(None, a_fetch_pod(), now=NOW + timedelta(seconds=900), fetch_is_heard=True, **over)
     (verdict,) = verdicts(planned(late))
     assert verdict.verdict.reason == reason
 
@@ -211,13 +211,107 @@ def test_a_fetch_that_never_ends_is_rejected_at_the_deadline(over: dict[str, Any
 def test_bytes_that_come_move_the_deadline_once_in_a_while() -> None:
     def at(seconds: float, done: int) -> Plan:
         later = NOW + timedelta(seconds=seconds)
-        return planned(fetching(None, a_fetch_pod(), now=later, fetch_progress=Progress(done, 100)))
+        return planned(
+            fetching(None, a_fetch_pod(), now=later, fetch_progress=Progress(done, WEIGHTS), fetch_is_heard=True)
+        )
 
     assert at(10, 50).actions == ()
     assert at(500, 0).actions == ()
-    (verdict,) = verdicts(at(500, 50))
-    assert (verdict.state, verdict.verdict.progress) == (State.CANDIDATE, 50)
-    assert verdict.verdict.progress_at == NOW + timedelta(seconds=500)
+    for seconds in (500, 901):
+        # Far less than a percent of the model.
+        (verdict,) = verdicts(at(seconds, 50))
+        assert (verdict.state, verdict.verdict.progress) == (State.CANDIDATE, 50)
+        assert verdict.verdict.progress_at == NOW + timedelta(seconds=seconds)
+
+
+def test_a_fetch_at_work_of_which_nothing_is_heard_is_not_condemned_by_the_deadline() -> None:
+    def at(time: timedelta, pod: Any) -> list[Revision]:
+        return verdicts(planned(fetching(None, pod, now=NOW + time)))
+
+    hours = timedelta(hours=3)
+    assert at(hours, a_fetch_pod()) == []
+    unready = [{"type": "Ready", "status": "False", "reason": "ContainersNotReady"}]
+    assert at(hours, a_fetch_pod(conditions=unready)) == [], "an injected container is not ready"
+    (verdict,) = at(UNHEARD_LIMIT, a_fetch_pod())
+    assert verdict.state is State.REJECTED
+
+
+LOST_NODE = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "False"}]
+PULLING = [{"name": names.FETCH_CONTAINER, "state": {"waiting": {"reason": "ContainerCreating"}}}]
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"conditions": LOST_NODE},
+        {"conditions": [{"type": "Ready", "status": "Unknown"}]},
+        {"containerStatuses": PULLING},
+        {"containerStatuses": [*PULLING, {"name": "istio-proxy", "state": {"running": {}}}]},
+    ],
+    ids=["its node is gone", "so it is", "it does not run yet", "only something else does"],
+)
+def test_a_fetch_that_is_not_at_work_keeps_the_deadline(over: Any) -> None:
+    late = fetching(None, a_fetch_pod(**over), now=NOW + timedelta(seconds=900))
+    (verdict,) = verdicts(planned(late))
+    assert verdict.state is State.REJECTED
+
+
+# Something else in the pod keeps the Job open.
+
+
+def held_open(code: int, message: str, *, seconds: float, **over: Any) -> Observation:
+    """The fetch has ended so many seconds ago, and a container that somebody injected runs on."""
+    pod = a_fetch_pod(code, message, at=ago(seconds), phase="Running")
+    pod["status"]["containerStatuses"].append({"name": "istio-proxy", "ready": True, "state": {"running": {}}})
+    return fetching(None, pod, **over)
+
+
+@pytest.mark.parametrize("code", [24, 0])
+def test_a_fetch_that_failed_for_good_is_rejected_though_its_job_is_open(code: int) -> None:
+    observation = held_open(code, last_words_of(code, "RepositoryNotFound" if code else "") if code else "", seconds=0)
+    decided = planned(observation)
+    (verdict,) = verdicts(decided)
+    assert verdict.state is State.REJECTED
+    assert verdict.verdict.reason == ("RepositoryNotFound" if code else "FetchFailed")
+    assert [type(one) for one in decided.actions] == [Judge, Discard], "it would never end"
+    assert planned(after(observation, decided)).actions == ()
+
+
+def test_a_model_that_is_there_is_pinned_though_its_job_is_open_and_then_the_job_goes() -> None:
+    observation = held_open(0, last_words_of(), seconds=0)
+    first = planned(observation)
+    (verdict,) = verdicts(first)
+    assert verdict.model is not None
+    assert of_kind(first, Discard) == [], "usually it ends a moment later"
+    then = after(observation, first)
+    assert planned(then).actions == ()
+    assert (planned(then).look_again_after or 1e9) <= HELD_OPEN_SECONDS
+    later = replace(then, now=NOW + timedelta(seconds=HELD_OPEN_SECONDS))
+    assert [type(one) for one in planned(later).actions] == [Discard]
+    assert planned(after(later, planned(later))).actions == ()
+
+
+def test_a_fetch_that_may_be_tried_again_is_made_anew_where_its_job_would_not_do_it() -> None:
+    words = last_words_of(40, "RateLimited")
+    early = held_open(40, words, seconds=1, verdict={"started_at": ago(60), "progress_at": ago(60)})
+    assert planned(early).actions == ()
+    assert planned(early).look_again_after == 58, "the pause is as long as the attempt has lasted"
+    due = replace(early, now=NOW + timedelta(seconds=58))
+    assert [type(one) for one in planned(due).actions] == [Discard]
+    then = after(due, planned(due))
+    assert [one.manifest["kind"] for one in of_kind(planned(then), Make)] == ["Job"]
+    long_ago = held_open(40, words, seconds=0, verdict={"started_at": ago(800), "progress_at": ago(10)})
+    assert planned(long_ago).look_again_after == LONGEST_PAUSE_SECONDS
+
+
+def test_a_retry_token_does_not_meet_the_job_that_is_held_open() -> None:
+    spec = a_cached_spec(rollback={"retryToken": "again"})
+    open_one = held_open(24, last_words_of(24, "RepositoryNotFound"), seconds=50, spec=spec, state=State.REJECTED)
+    observation = replace(open_one, fetch=a_fetch(made=ago(100)))
+    decided = planned(observation)
+    (verdict,) = verdicts(decided)
+    assert (verdict.state, verdict.verdict.attempt) == (State.CANDIDATE, 2)
+    assert of_kind(decided, Discard)
 
 
 def test_a_secret_that_is_missing_is_a_proof_once_it_lasts() -> None:
