@@ -129,9 +129,12 @@ class Kube:
                 return None
             raise
 
-    async def find(self, resource: Resource, namespace: str, *, label_selector: str) -> list[Manifest]:
-        """The live objects of a namespace with these labels."""
-        answer = await self._read(_path(resource, namespace), {"labelSelector": label_selector})
+    async def find(
+        self, resource: Resource, namespace: str, *, label_selector: str = "", field_selector: str = ""
+    ) -> list[Manifest]:
+        """The live objects of a namespace with these labels, or fields."""
+        query = {"labelSelector": label_selector, "fieldSelector": field_selector}
+        answer = await self._read(_path(resource, namespace), {key: one for key, one in query.items() if one})
         return _items(answer)
 
     async def pages(

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
+from llm_operator.core.diagnosis import denied_with_secrets
 from llm_operator.core.fetch import fetch_name
 from llm_operator.core.gate import refilled
 from llm_operator.core.history import read_history
@@ -18,10 +19,12 @@ from llm_operator.core.model import InvalidSpec, Neighbourhood, Observation, Par
 from llm_operator.core.names import Manifest
 from llm_operator.core.ownership import is_controlled_by, is_pod_of
 from llm_operator.core.prune import may_be_pruned
+from llm_operator.core.words import secrets_not_found
 from llm_operator.kube import (
     CLAIMS,
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
+    EVENTS,
     JOBS,
     LLMDEPLOYMENTS,
     PODS,
@@ -33,6 +36,8 @@ from llm_operator.kube import (
 )
 from llm_operator.store import Store
 
+# A kubelet's event: it pulls without the Secret, and the registry's no says nothing of that.
+NO_PULL_SECRET = "FailedToRetrieveImagePullSecret"  # noqa: S105 - a reason, not a secret
 # What a claim may be needed by.
 NEIGHBOURS = (LLMDEPLOYMENTS, CONTROLLER_REVISIONS, JOBS)
 OUTDATED = "Outdated"
@@ -64,13 +69,15 @@ async def observe(
         return None
     read = parse_parent(parent)
     model = await _model(kube, store, read, revisions, settings, live=live)
+    own_pods = tuple(pod for pod in pods if is_pod_of(name, pod))
     return Observation(
         parent=read,
         deployment=deployment,
         service=service,
-        pods=tuple(pod for pod in pods if is_pod_of(name, pod)),
+        pods=own_pods,
         revisions=tuple(revisions),
         replica_sets=tuple(await _replica_sets(kube, namespace, name, deployment)),
+        missing_secrets=await _missing_secrets(kube, namespace, denied_with_secrets(own_pods)),
         now=kube.contact.now(),
         contact_since=kube.contact.since,
         suspicion=suspicion,
@@ -224,6 +231,18 @@ async def _replica_sets(kube: Kube, namespace: str, name: str, deployment: Manif
         return []
     found = await kube.find(REPLICA_SETS, namespace, label_selector=names.selector_string(name))
     return [one for one in found if deployment is not None and is_controlled_by(one, deployment)]
+
+
+async def _missing_secrets(kube: Kube, namespace: str, pods: set[str]) -> tuple[str, ...]:
+    """What only the kubelet's events say: we may read no Secret. Without the right to list events it is left open."""
+    if not pods:
+        return ()
+    try:
+        events = await kube.find(EVENTS, namespace, field_selector=f"reason={NO_PULL_SECRET}")
+    except ApiError:
+        return ()
+    told = [one.get("note", "") for one in events if one.get("regarding", {}).get("name") in pods]
+    return tuple(sorted({secret for note in told for secret in secrets_not_found(note)}))
 
 
 def parse_parent(live: Manifest) -> Parent:

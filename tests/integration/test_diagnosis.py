@@ -2,12 +2,14 @@
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.test_lifecycle import create_ready, wait_ready
+from tests.integration.webhooks import Answer, Denied, Handler, Webhook, registered_webhook
 from tests.kubectl import Kubectl, Manifest, Refused, an_llmdeployment, condition, eventually
 
 pytestmark = pytest.mark.usefixtures("operator")
@@ -52,25 +54,6 @@ def existing(kubectl: Kubectl, *manifests: Manifest) -> Iterator[None]:
             kubectl("delete", one["kind"].lower(), one["metadata"]["name"], "--ignore-not-found")
 
 
-def a_webhook_that_is_away(kubectl: Kubectl) -> Manifest:
-    return {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "MutatingWebhookConfiguration",
-        "metadata": {"name": f"away-{uuid.uuid4().hex[:8]}"},
-        "webhooks": [
-            {
-                "name": "inject.mesh.example.com",
-                "admissionReviewVersions": ["v1"],
-                "sideEffects": "None",
-                "failurePolicy": "Fail",
-                "clientConfig": {"url": "https://127.0.0.1:1/inject"},
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": kubectl.namespace}},
-                "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}],
-            }
-        ],
-    }
-
-
 def a_policy(kubectl: Kubectl, expression: str) -> tuple[Manifest, Manifest]:
     name = f"policy-{uuid.uuid4().hex[:8]}"
     group = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
@@ -103,28 +86,121 @@ def refuses(kubectl: Kubectl, words: str) -> bool:
     return False
 
 
+CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 PROBE = {
     "securityContext": {"runAsNonRoot": True, "runAsUser": 1, "seccompProfile": {"type": "RuntimeDefault"}},
-    "containers": [
-        {
-            "name": "probe",
-            "image": "x:1",
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        }
-    ],
+    "containers": [{"name": "probe", "image": "x:1", "securityContext": CONFINED}],
 }
 
 
-def test_a_webhook_that_is_away_is_waited_for_and_named(kubectl: Kubectl) -> None:
+def of_pods(kubectl: Kubectl, folder: Path, handler: Handler) -> AbstractContextManager[Webhook]:
+    """A webhook that every new pod has to pass."""
+    return registered_webhook(kubectl, folder, handler, resources=["pods"], operations=["CREATE"])
+
+
+def test_a_webhook_that_is_away_is_waited_for_and_named(kubectl: Kubectl, tmp_path: Path) -> None:
     create_ready(kubectl)
-    with existing(kubectl, a_webhook_that_is_away(kubectl)):
-        eventually(lambda: refuses(kubectl, "inject.mesh.example.com"))
+    with of_pods(kubectl, tmp_path, lambda _: []) as webhook:
+        with webhook.away():
+            spec(kubectl, image="kwok/second:1")
+            told = message(until(kubectl, "Ready", "WebhookUnavailable"))
+            assert "The admission webhook webhook.example.com does not work" in told
+            assert "serves; given up at 20" in told
+        assert wait_ready(kubectl)["status"]["rejected"] == []
+
+
+def test_a_webhook_that_could_not_ask_somebody_else_is_waited_for(kubectl: Kubectl, tmp_path: Path) -> None:
+    create_ready(kubectl)
+    no = Denied('image r.example.com/x:1 was not verified: Get "https://r.example.com/v2/": dial tcp: i/o timeout')
+    with of_pods(kubectl, tmp_path, lambda _: no) as webhook:
         spec(kubectl, image="kwok/second:1")
         told = message(until(kubectl, "Ready", "WebhookUnavailable"))
-        assert "The admission webhook inject.mesh.example.com does not work" in told
-        assert "serves; given up at 20" in told
-    found = wait_ready(kubectl)
-    assert found["status"]["rejected"] == []
+        assert "Admission webhook webhook.example.com refuses the pods because it could not decide" in told
+        webhook.handler = lambda _: []
+        assert wait_ready(kubectl)["status"]["rejected"] == []
+
+
+def test_a_webhook_that_says_no_is_a_proof(kubectl: Kubectl, tmp_path: Path) -> None:
+    create_ready(kubectl)
+    with of_pods(kubectl, tmp_path, lambda _: Denied("every pod names its cost centre")) as webhook:
+        spec(kubectl, image="kwok/second:1")
+        told = message(until(kubectl, "RolledBack", "PodCreationRefused"))
+        assert "Admission webhook webhook.example.com refuses the pods" in told
+        webhook.handler = lambda _: []
+        spec(kubectl, rollback={"retryToken": "the-policy-is-another"})
+        assert wait_ready(kubectl)["status"]["rejected"] == []
+
+
+SIDECAR = {"name": "istio-proxy", "image": "mesh/proxy:1", "securityContext": CONFINED}
+
+
+def told_by_the_kubelet(kubectl: Kubectl, pod: Manifest, **containers: Manifest) -> None:
+    """Write what a kubelet would of the containers of a pod; one of which no more is said runs and is ready."""
+    now = pod["status"]["startTime"]
+    runs = {"ready": True, "started": True, "restartCount": 0, "state": {"running": {"startedAt": now}}}
+    statuses = [
+        {"name": name.replace("_", "-"), "image": "x:1", "imageID": "", **(told or runs)}
+        for name, told in containers.items()
+    ]
+    ready = not any(containers.values())
+    told = {"Initialized": True, "PodScheduled": True, "ContainersReady": ready, "Ready": ready}
+    conditions = [{"type": one, "status": str(holds), "lastTransitionTime": now} for one, holds in told.items()]
+    status = {"phase": "Running", "conditions": conditions, "containerStatuses": statuses}
+    kubectl.patch("pod", pod["metadata"]["name"], {"status": status}, "--subresource=status")
+
+
+def the_new_pod(kubectl: Kubectl) -> Manifest:
+    """The pod of kwok/never, of which nobody says any more once it runs."""
+
+    def runs() -> Manifest | None:
+        pods = kubectl.list("pods", "-l", INSTANCE)
+        new = (one for one in pods if one["spec"]["containers"][0]["image"] == "kwok/never:1")
+        return next((one for one in new if one["status"].get("phase") == "Running"), None)
+
+    pod = eventually(runs, seconds=PATIENCE)
+    assert pod is not None
+    return pod
+
+
+def test_a_container_that_the_runtime_cannot_create_now_is_waited_for(kubectl: Kubectl) -> None:
+    create_ready(kubectl)
+    spec(kubectl, image="kwok/never:1")
+    pod, words = the_new_pod(kubectl), 'failed to reserve container name "server_triage_clinic_0"'
+    waits = {"waiting": {"reason": "CreateContainerError", "message": words}}
+    told_by_the_kubelet(kubectl, pod, server={"ready": False, "restartCount": 0, "state": waits})
+    assert words in message(until(kubectl, "Ready", "ContainerRuntimeError"))
+    told_by_the_kubelet(kubectl, pod, server={})
+    assert wait_ready(kubectl)["status"]["rejected"] == []
+
+
+def test_a_sidecar_that_crashes_is_told_as_not_ours_and_waited_for(kubectl: Kubectl, tmp_path: Path) -> None:
+    create_ready(kubectl)
+    inject: Answer = [{"op": "add", "path": "/spec/containers/-", "value": SIDECAR}]
+    with of_pods(kubectl, tmp_path, lambda _: inject):
+        spec(kubectl, image="kwok/never:1")
+
+        pod = the_new_pod(kubectl)
+        name, now = pod["metadata"]["name"], pod["status"]["startTime"]
+        ended = {"exitCode": 1, "reason": "Error", "startedAt": now, "finishedAt": "2099-01-01T00:00:00Z"}
+        back_off = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
+        crashes = {"ready": False, "restartCount": 5, "state": back_off, "lastState": {"terminated": ended}}
+        told_by_the_kubelet(kubectl, pod, server={}, istio_proxy=crashes)
+        told = message(until(kubectl, "Ready", "InjectedContainerFailing"))
+        assert "container istio-proxy ended with code 1" in told
+        assert f"kubectl logs -n {kubectl.namespace} {name} -c istio-proxy --previous" in told
+        told_by_the_kubelet(kubectl, pod, server={}, istio_proxy={})
+        assert wait_ready(kubectl)["status"]["rejected"] == []
+
+
+def test_scheduling_gates_are_named_and_waited_for(kubectl: Kubectl, tmp_path: Path) -> None:
+    create_ready(kubectl)
+    gates = [{"name": "example.com/queue"}]
+    with of_pods(kubectl, tmp_path, lambda _: [{"op": "add", "path": "/spec/schedulingGates", "value": gates}]):
+        spec(kubectl, image="kwok/second:1")
+        assert "(example.com/queue)" in message(until(kubectl, "Ready", "SchedulingGated"))
+        (gated,) = [one for one in kubectl.list("pods", "-l", INSTANCE) if one["spec"].get("schedulingGates")]
+        kubectl.patch("pod", gated["metadata"]["name"], {"spec": {"schedulingGates": None}})
+        assert wait_ready(kubectl)["status"]["rejected"] == []
 
 
 def test_a_policy_that_says_no_is_a_proof_and_named_and_a_token_tries_again(kubectl: Kubectl) -> None:
@@ -236,3 +312,27 @@ def test_what_serves_on_all_the_room_there_is_is_good(kubectl: Kubectl) -> None:
 
     eventually(is_good, seconds=PATIENCE)
     assert message(until(kubectl, "Ready", "Unschedulable")).startswith("2 of 8 replicas serve.")
+
+
+def test_the_secret_that_a_kubelet_did_not_find_is_named(kubectl: Kubectl) -> None:
+    kubectl.apply(an_llmdeployment(image="kwok/denied:1", imagePullSecrets=[{"name": "regcred"}]))
+    until(kubectl, "Stalled", "NoKnownGoodRevision")
+    (pod,) = kubectl.list("pods", "-l", INSTANCE)
+    regarding = {"kind": "Pod", **{key: pod["metadata"][key] for key in ("name", "namespace", "uid")}}
+    kubectl.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{pod['metadata']['name']}.1"},
+            "involvedObject": regarding,
+            "reason": "FailedToRetrieveImagePullSecret",
+            "message": "Unable to retrieve some image pull secrets (regcred); attempting to pull may not succeed.",
+            "type": "Warning",
+        }
+    )
+    spec(kubectl, rollback={"retryToken": "look-again"})
+
+    def is_named() -> bool:
+        return "The kubelet did not find Secret regcred: create it." in message(kubectl.get("llmdep", "triage") or {})
+
+    eventually(is_named, seconds=PATIENCE)

@@ -113,6 +113,17 @@ def diagnose(pods: Iterable[Manifest], replica_sets: Iterable[Manifest] = ()) ->
     return surest
 
 
+def denied_with_secrets(pods: Iterable[Manifest]) -> set[str]:
+    """Names of pods whose image may not be pulled although they name Secrets: perhaps one of these does not exist."""
+    return {
+        _name(pod)
+        for pod in pods
+        if pod["spec"].get("imagePullSecrets") and not is_going(pod)
+        for container in _containers(pod)
+        if (fault := _image_not_pulled(pod, container)) and fault.finding.reason == Reason.IMAGE_PULL_DENIED
+    }
+
+
 def awaited(pods: Iterable[Manifest]) -> Fault | None:
     """What a pod without a fault is waiting for: usual while it starts, a finding once its time is over."""
     for pod in pods:

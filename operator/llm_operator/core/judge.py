@@ -172,7 +172,15 @@ def of_the_newest(count: str, deployment: Manifest | None) -> int:
 def fault_of(observation: Observation, revision: str) -> Fault | None:
     """What keeps the pods of one revision from becoming ready."""
     fault = diagnose(pods_of(observation, revision), _replica_sets_of(observation, revision))
-    return _in_its_words(observation.suspicion, revision, fault)
+    return _in_its_words(observation.suspicion, revision, _with_missing_secrets(observation, fault))
+
+
+def _with_missing_secrets(observation: Observation, fault: Fault | None) -> Fault | None:
+    missing = observation.missing_secrets
+    if fault is None or not missing or fault.finding.reason != Reason.IMAGE_PULL_DENIED:
+        return fault
+    note = f"The kubelet did not find Secret {' and '.join(missing)}: create it."
+    return replace(fault, finding=Finding(fault.finding.reason, with_note(fault.finding.message, note)))
 
 
 def _in_its_words(suspicion: Suspicion | None, revision: str, fault: Fault | None) -> Fault | None:

@@ -89,7 +89,8 @@ class Observation:
     another LLMDeployment wants the claim kept, and `other_fetches` are Jobs that the parent owns and no longer
     declares. `fetch_progress` is what the log of the fetch at work said last; it `is_heard` while that can be read.
     `neighbourhood` is read only where models may be pruned, `replica_sets` only when the Deployment says that pods are
-    refused. `now` is the API server's time, and since `contact_since` it has answered without a long break.
+    refused, `missing_secrets` only where a pull is denied. `now` is the API server's time, and since `contact_since` it
+    has answered without a long break.
     """
 
     parent: Parent
@@ -100,6 +101,7 @@ class Observation:
     now: datetime
     contact_since: datetime
     replica_sets: tuple[Manifest, ...] = ()
+    missing_secrets: tuple[str, ...] = ()
     suspicion: Suspicion | None = None
     claim: Manifest | None = None
     others_keep_claim: bool = False

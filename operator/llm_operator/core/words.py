@@ -60,6 +60,12 @@ def why_not_pulled(state: str, words: str, image: str) -> Reason:
     return next((reason for reason, pattern in PULL_WORDS if pattern.search(words)), Reason.IMAGE_PULL_FAILED)
 
 
+def secrets_not_found(note: str) -> list[str]:
+    """The Secrets that a kubelet's event (FailedToRetrieveImagePullSecret) names."""
+    match = re.search(r"image pull secrets \(([^)]*)\)", note)
+    return [] if match is None else match[1].split(", ")
+
+
 def is_wrongly_declared(words: str) -> bool:
     """Whether a kubelet or a runtime cannot create a container for a reason that does not pass by itself."""
     if WRONGLY_DECLARED.search(words):

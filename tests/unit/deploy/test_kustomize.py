@@ -33,7 +33,7 @@ WORK = {
     ("", "pods"): {"list", "watch"},
     ("", "persistentvolumeclaims"): APPLY,
     ("batch", "jobs"): APPLY | {"delete"},
-    ("events.k8s.io", "events"): {"create"},
+    ("events.k8s.io", "events"): {"create", "list"},
 }
 # Nothing is missing without it but the progress of fetches.
 PROGRESS = {("", "pods/log"): {"get"}}

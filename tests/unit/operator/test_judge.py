@@ -280,6 +280,18 @@ def test_silence_is_told_apart_from_other_words_and_other_revisions() -> None:
     assert fault.finding.reason is Reason.IMAGE_PULL_FAILED
 
 
+def test_a_secret_that_a_kubelet_did_not_find_is_named_where_a_pull_is_denied() -> None:
+    def told(words: str, *missing: str) -> str:
+        pod = a_pod(of=candidate(), containerStatuses=waiting("ErrImagePull", words))
+        fault = fault_of(looking(pod, missing_secrets=missing), candidate().hash)
+        assert fault is not None
+        return fault.finding.message
+
+    assert "did not find Secret regcred: create it. It says: 401" in told("401 Unauthorized", "regcred")
+    assert "did not find" not in told("401 Unauthorized")
+    assert "did not find" not in told("not found", "regcred")
+
+
 def test_a_new_process_waits_as_if_the_fault_had_begun_now() -> None:
     observation = looking(a_pod(of=candidate(), containerStatuses=IMAGE_NAME))
     found = judged(replace(observation, suspicion=None))

@@ -28,6 +28,7 @@ from tests.unit.operator.builders import (
     a_revision,
     a_spec,
     as_stored,
+    waiting,
 )
 
 Objects = dict[str, Any]  # by the end of their path
@@ -39,8 +40,10 @@ async def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
     async def answer(request: web.Request) -> web.Response:
         name = request.path.rpartition("/")[2]
-        if name in ("pods", "controllerrevisions", "jobs", "llmdeployments", "replicasets"):
-            wanted = request.query["labelSelector"]
+        if name in ("pods", "controllerrevisions", "jobs", "llmdeployments", "replicasets", "events"):
+            wanted = request.query.get("labelSelector", request.query.get("fieldSelector", ""))
+            if objects.get(name) == "forbidden":
+                return web.json_response({"reason": "Forbidden"}, status=403)
             items = [one for one in objects.get(name, []) if wanted.endswith(one.get("of", ""))]
             return web.json_response({"kind": "List", "apiVersion": "v1", "items": items})
         place = "/".join(request.path.split("/")[-2:])
@@ -266,3 +269,36 @@ async def test_refusals_count_only_for_replica_sets_of_our_deployment(kube: Kube
     kube.objects["replicasets"] = [ours, theirs, orphan]  # type: ignore[attr-defined]
     found = await seen(kube, store, live=False)
     assert [one["metadata"]["name"] for one in found.replica_sets] == ["triage-1"]
+
+
+def denied(*secrets: str) -> Objects:
+    """A pod whose image may not be pulled."""
+    pod = a_pod(containerStatuses=waiting("ErrImagePull", "401 Unauthorized"))
+    pod["metadata"] |= {"uid": "uid-pod", "resourceVersion": "3"}
+    pod["spec"]["imagePullSecrets"] = [{"name": one} for one in secrets]
+    return pod
+
+
+def an_event(pod: str, secrets: str) -> Objects:
+    note = f"Unable to retrieve some image pull secrets ({secrets}); attempting to pull the image may not succeed."
+    return {"note": note, "regarding": {"kind": "Pod", "name": pod}, "of": "FailedToRetrieveImagePullSecret"}
+
+
+async def pull_of(kube: Kube, pod: Objects, events: list[Objects] | str) -> tuple[str, ...]:
+    store = Store()
+    store.put(LLMDEPLOYMENTS, an_llmdeployment())
+    store.put(PODS, pod)
+    kube.objects["events"] = events  # type: ignore[attr-defined]
+    return (await seen(kube, store, live=False)).missing_secrets
+
+
+async def test_the_secret_that_a_kubelet_did_not_find_is_seen(kube: Kube) -> None:
+    events = [an_event("triage-1", "regcred, mirror"), an_event("triage-1", "regcred"), an_event("other", "theirs")]
+    assert await pull_of(kube, denied("regcred", "mirror"), events) == ("mirror", "regcred")
+
+
+async def test_without_secrets_or_rights_nobody_asks_which_is_missing(kube: Kube) -> None:
+    told = [an_event("triage-1", "regcred")]
+    assert await pull_of(kube, denied(), told) == ()
+    assert await pull_of(kube, denied("regcred"), "forbidden") == ()
+    assert await pull_of(kube, denied("regcred"), [{**told[0], "note": "other words"}]) == ()
