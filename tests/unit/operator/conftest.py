@@ -1,10 +1,11 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from llm_operator.kube import Kube
 from tests.unit.operator.api_server import ApiServer, serve, write_config
+from tests.unit.operator.operator_at_work import Hands, at_work
 
 
 @pytest.fixture
@@ -24,3 +25,10 @@ async def kube(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     yield client
     await client.close()
     await runner.cleanup()
+
+
+@pytest.fixture(scope="module")
+def hands() -> Iterator[Hands]:
+    """The operator's hands on a simulated API server."""
+    with at_work() as hands:
+        yield hands

@@ -128,7 +128,7 @@ class Api:
         return live
 
     def _write(self, plural: str, old: Manifest | None, new: Manifest, *, is_status: bool = False) -> Manifest:
-        admitted = new if is_status else self.admit(plural, copy.deepcopy(new))
+        admitted = self.admit(f"{plural}/status" if is_status else plural, copy.deepcopy(new))
         if old is not None and old == admitted:
             return old
         self.about_to(Write(plural, old, admitted))

@@ -29,6 +29,7 @@ from tests.unit.operator.simulated_deployments import ReplicaSet, resize
 from tests.unit.operator.simulated_pods import FOR_EVER, START, Pod, moment
 
 CLAIM = "model-cache"
+RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 PRUNE_SECONDS = 3.0
 # How the fetch of a model revision ends: each pod's life in seconds, its exit code and its last words; None is no end.
 FETCHES: dict[str, list[tuple[float, int, str]] | None] = {
@@ -104,6 +105,16 @@ class Workload:
     written: tuple[Manifest, str] | None = None
 
 
+@dataclass(frozen=True)
+class Backup:
+    """What etcd held at some time."""
+
+    objects: dict[tuple[str, str], Manifest]
+    version: int
+    workloads: dict[str, Workload]
+    volume: dict[str, float]
+
+
 @dataclass
 class Cluster:
     """A namespace, and everything that moves in it but the operator."""
@@ -175,8 +186,41 @@ class Cluster:
             edited["metadata"]["generation"] += 1
         self.api.put(self._normalised(edited))
 
+    def restart(self, name: str) -> None:
+        """`kubectl rollout restart`, which asks for other pods of the same kind."""
+
+        def ask(deployment: Manifest) -> None:
+            metadata = deployment["spec"]["template"]["metadata"]
+            metadata["annotations"] = {**metadata.get("annotations", {}), RESTARTED_AT: moment(self.now)}
+
+        self.edit_deployment(name, ask)
+
+    def scale(self, name: str, replicas: int) -> None:
+        """`kubectl scale`, or an autoscaler, at the Deployment itself."""
+        self.edit_deployment(name, lambda deployment: deployment["spec"].update(replicas=replicas))
+
     def wipe_status(self, name: str) -> None:
         self.api.put({**self.live(name), "status": {"observedGeneration": -1}})
+
+    # The people who run etcd.
+
+    def backup(self) -> "Backup":
+        """All that the API server knows now."""
+        return Backup(dict(self.api.objects), self.api.version, copy.deepcopy(self.workloads), dict(self.volume))
+
+    def restore(self, backup: "Backup") -> None:
+        """All objects and their versions go back; the kubelets start what is not there any more."""
+        running = {pod.name: pod for workload in self.workloads.values() for pod in workload.pods}
+        self.api.objects, self.api.version = dict(backup.objects), backup.version
+        self.workloads = copy.deepcopy(backup.workloads)
+        for workload in self.workloads.values():
+            workload.pods = [
+                running.get(pod.name) or replace(pod, behaviour=self.behaviour[pod.image], begins=self.now)
+                for pod in workload.pods
+            ]
+        self.volume |= backup.volume
+        self.contact_since = self.now
+        self.fetched_by.clear()
 
     # What the operator sees.
 
@@ -240,6 +284,8 @@ class Cluster:
         refusal = self._refusal(plural)
         if refusal is not None:
             raise Refused(*refusal)
+        if plural.endswith("/status"):
+            return manifest
         old = self.api.get(plural, manifest["metadata"]["name"])
         manifest["metadata"] = {
             **manifest["metadata"],

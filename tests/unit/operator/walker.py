@@ -4,7 +4,7 @@ Plan, status and Actor are the real ones, and so is the client, which talks to t
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from datetime import timedelta
 
 from hypothesis import currently_in_test_context
 from hypothesis import note as hypothesis_note
@@ -23,8 +23,8 @@ from llm_operator.kube import ApiError
 from tests.unit.operator.builders import SETTINGS
 from tests.unit.operator.operator_at_work import Hands
 from tests.unit.operator.simulated_api import Write
-from tests.unit.operator.simulated_pods import FOR_EVER, GOOD, START
-from tests.unit.operator.simulation import FETCHES, Cluster
+from tests.unit.operator.simulated_pods import FOR_EVER, GOOD, Pod
+from tests.unit.operator.simulation import FETCHES, RESTARTED_AT, Backup, Cluster
 
 DEADLINE, SOAK = 60, 10
 # Model revisions are called after how their fetch ends.
@@ -35,6 +35,10 @@ RESYNC = 300.0
 RETRY = 5.0
 FUTILE = (Reason.APPLY_REFUSED, Reason.DRIFT_NOT_REPAIRED)
 FIRST = "triage"
+# What keeps pods of such an image from being ready may pass.
+PASSING = (*GOOD, "never", "no registry")
+# Words with which a pod is refused that only an edit can mend.
+CLEAR = ("policy", "forbidden")
 
 
 def note(text: str) -> None:
@@ -64,6 +68,9 @@ class Walker:
         self.cluster = Cluster(behaviour=behaviours, fetches=MODELS)
         self.known: dict[str, Memory] = {}
         self.rejections: set[tuple[str, str, int]] = set()
+        # How many pods answered when an attempt began.
+        self.served: dict[tuple[str, str], int] = {}
+        self.backup: Backup | None = None
         self.dies = False
         self.applied: set[str] = set()  # Whose Deployment was written in this pass.
         self.cluster.api.about_to, self.cluster.api.done = self._check_before, self._check_after
@@ -154,6 +161,21 @@ class Walker:
         for memory in self.known.values():
             memory.suspicion, memory.older, memory.due, memory.deaf_until = None, None, self.cluster.now, 0.0
 
+    def restore(self, backup: Backup) -> None:
+        """etcd is restored from a backup, and everything is listed anew."""
+        self.cluster.restore(backup)
+        self.rejections = set()
+        for name, memory in self.known.items():
+            memory.steady, memory.older, memory.due = 0, None, self.cluster.now
+            rejected = self.course(name).history.rejected()
+            self.rejections |= {(name, one.hash, one.verdict.attempt) for one in rejected}
+
+    def lift_what_can_pass(self) -> None:
+        """There is room, nothing is refused, and what the sidecar needs is there."""
+        cluster = self.cluster
+        cluster.capacity, cluster.quota, cluster.refusals, cluster.forbidden_images = None, None, {}, frozenset()
+        cluster.away = tuple((begin, min(end, cluster.now)) for begin, end in cluster.away)
+
     def wake(self) -> None:
         """Have everything looked at."""
         for memory in self.known.values():
@@ -193,11 +215,37 @@ class Walker:
             token = spec.rollback.retry_token
             assert token is not None
             assert token != old.verdict.retry_token, "a rejected revision is tried again only for a new token"
+        begins = old is None or old.verdict.started_at is None or old.state is not State.CANDIDATE
+        if new.state is State.CANDIDATE and begins:
+            pods = self.cluster.workloads[name].pods
+            self.served[name, new.hash] = sum(1 for pod in pods if self._serves(pod))
         if new.state is State.CANDIDATE and (old is None or old.state is not State.CANDIDATE):
             self._check_budget(name, goes, observation, new.hash)
 
     def _check_deadline(self, name: str, old: Revision, new: Revision) -> None:
-        """What can pass by itself condemns nobody before the deadline."""
+        """What can pass condemns nobody before the deadline, and want of room nobody who serves as before."""
+        cluster = self.cluster
+        image = old.template["spec"]["containers"][0]["image"]
+        harmless = cluster.behaviour.get(image, "good") in PASSING
+        refused = any(what == "pods" and how in CLEAR for what, (how, _) in cluster.refusals.items())
+        if not harmless or refused or old.waits or cluster.quota is not None:
+            return
+        since = old.verdict.progress_at
+        assert since is not None
+        assert cluster.time >= since + timedelta(seconds=DEADLINE), f"{new.verdict.reason} can pass"
+        ready = sum(1 for pod in self._pods_of(name, old.hash) if cluster.is_available(name, pod))
+        served = self.served.get((name, old.hash), 0)
+        assert ready < max(1, served), f"{ready} serve, as {served} did before"
+
+    def _pods_of(self, name: str, revision: str) -> list[Pod]:
+        return [
+            pod
+            for pod in self.cluster.workloads[name].pods
+            if names.revision_of(pod.manifest(self.cluster.now)) == revision
+        ]
+
+    def _serves(self, pod: Pod) -> bool:
+        return pod.ready_since(self.cluster.now, self.cluster.away) is not None
 
     def _check_budget(self, name: str, goes: Course, observation: Observation, attempted: str) -> None:
         serves = (observation.deployment or {}).get("status", {}).get("availableReplicas", 0)
@@ -226,9 +274,9 @@ class Walker:
 
     def _is_as_recorded(self, applied: Revision, template: Manifest) -> bool:
         """Whether a template is that of a revision, but for what admission makes of it."""
-        deployment = {"metadata": {}, "spec": {"template": applied.template}}
-        admitted = self.cluster._normalised(deployment)["spec"]["template"]
-        return bool(template == admitted)
+        annotations = {key: one for key, one in template["metadata"]["annotations"].items() if key != RESTARTED_AT}
+        template = {**template, "metadata": {**template["metadata"], "annotations": annotations}}
+        return bool(template == applied.template)
 
     def _check_told(self, observation: Observation, status: Manifest) -> None:
         conditions = {one["type"]: one for one in status["conditions"]}
@@ -255,7 +303,7 @@ class Walker:
         cluster = self.cluster
         for name, memory in self.known.items():
             pods = cluster.workloads[name].pods
-            ready = sum(1 for pod in pods if pod.ready_since(cluster.now, cluster.away) is not None)
+            ready = sum(1 for pod in pods if self._serves(pod))
             assert ready >= memory.steady, f"{ready} pods of {name} answer at {cluster.now}, {memory.steady} did"
 
     def check_models(self) -> None:
@@ -314,8 +362,3 @@ class Walker:
         if ready and told and good and spec.rollout.strategy == "RollingUpdate":
             memory = self.known[name]
             memory.steady = max(memory.steady, spec.replicas)
-
-
-def seconds_of(walker: Walker, text: Any) -> float:
-    """A time of a record in seconds of the simulation."""
-    return float((text - START).total_seconds())
