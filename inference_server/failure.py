@@ -5,6 +5,7 @@ the pod's status; a fetch that succeeded leaves there what it brought. Raised by
 and `fetch`; reported once, by `serve` or `fetch`.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -53,13 +54,11 @@ def write_termination_log(error: StartupError, path: str) -> None:
 def leave_last_words(record: Mapping[str, Any], path: str) -> None:
     """Write the termination log, if there is one. Never raises."""
     body = json.dumps(record)
-    try:
+    with contextlib.suppress(OSError):
         # No O_CREAT: outside a container there is no such file, and making one would litter the machine.
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
-    except OSError:
-        return
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(body.encode()[:_TERMINATION_LOG_BYTES])
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            file.write(body.encode()[:_TERMINATION_LOG_BYTES])
 
 
 def _record(error: StartupError) -> dict[str, str]:

@@ -67,7 +67,9 @@ class MemoryNote:
         if self._thread.is_alive():
             self._thread.join()
         if self._file is not None:
-            os.truncate(self._file, 0)
+            # Not every file can be cut, and what is in it is no reason to fail.
+            with suppress(OSError):
+                os.truncate(self._file, 0)
             os.close(self._file)
             self._file = None
 

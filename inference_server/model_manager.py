@@ -14,9 +14,9 @@ from inference_server.failure import ExitCode, StartupError
 from inference_server.fetch.display import choose_display
 from inference_server.fetch.fetcher import fetch
 from inference_server.fetch.layout import READY_FILE, ModelFolder, is_commit
-from inference_server.fetch.ready import parse_ready
+from inference_server.fetch.ready import damage, parse_ready
 from inference_server.fetch.settings import load_fetch_settings
-from inference_server.fetch.staging import read_ready, read_reference
+from inference_server.fetch.staging import file_sizes, look, read_reference
 from inference_server.prompt import system_prompt
 from inference_server.settings import Settings, load_settings, require_model
 
@@ -92,8 +92,11 @@ def _model_at(folder: Path) -> Model:
     require_model(folder)
     try:
         ready = parse_ready((folder / READY_FILE).read_text())
-    except (OSError, ValueError):
-        raise _missing(f"{folder / READY_FILE} cannot be read") from None
+        found = damage(ready, repository=ready.repository, commit=ready.commit, sizes=file_sizes(folder, ready))
+    except (OSError, ValueError) as error:
+        raise _missing(f"{folder / READY_FILE} cannot be read ({type(error).__name__})") from None
+    if found:
+        raise _missing(f"in {folder} {found}")
     return Model(folder, ready.repository, ready.commit)
 
 
@@ -101,11 +104,14 @@ def _fetched_model() -> Model:
     settings = load_fetch_settings()
     repository, revision = settings.model_repository, settings.model_revision
     folder = ModelFolder(Path(settings.model_cache_dir), repository)
-    commit = revision if is_commit(revision) else read_reference(folder, revision)
-    ready = read_ready(folder, commit) if commit else None
-    if commit is None or ready is None:
-        raise _missing(f"{settings.model_cache_dir} holds no whole {repository} at {revision}")
-    return Model(folder.commit(commit), repository, commit)
+    try:
+        commit = revision if is_commit(revision) else read_reference(folder, revision)
+        found = look(folder, commit) if commit and is_commit(commit) else "it was never fetched"
+    except OSError as error:
+        raise _missing(f"{settings.model_cache_dir} cannot be read ({type(error).__name__})") from None
+    if isinstance(found, str):
+        raise _missing(f"{settings.model_cache_dir} holds no whole {repository} at {revision}: {found}")
+    return Model(folder.commit(found.commit), repository, found.commit)
 
 
 def _missing(what: str) -> StartupError:

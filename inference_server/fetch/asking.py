@@ -55,10 +55,11 @@ class Asker:
             if pause is None:
                 raise error
             self.display.retrying(error, tried=tried, seconds=pause)
-            _wait(pause, tick, reached)
+            wait(pause, tick, reached)
 
 
-def _wait(seconds: float, tick: Callable[[int], None], reached: int) -> None:
+def wait(seconds: float, tick: Callable[[int], None], reached: int) -> None:
+    """`tick` is called meanwhile."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         tick(reached)

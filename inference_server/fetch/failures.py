@@ -39,6 +39,7 @@ class FetchReason(StrEnum):
     DOWNLOAD_STALLED = "DownloadStalled"
     STORAGE_FAILED = "StorageFailed"
     FETCH_INTERRUPTED = "FetchInterrupted"
+    NO_SPACE_YET = "NoSpaceYet"
     FETCH_FAILED = "FetchFailed"
 
 
@@ -66,6 +67,7 @@ EXIT_CODES: dict[FetchReason, int] = {
     FetchReason.DOWNLOAD_STALLED: 44,
     FetchReason.STORAGE_FAILED: 45,
     FetchReason.FETCH_INTERRUPTED: 46,
+    FetchReason.NO_SPACE_YET: 47,
     FetchReason.FETCH_FAILED: 59,
 }
 _FIRST_TRANSIENT = 40
@@ -141,7 +143,7 @@ def classify(fault: Fault, context: Context) -> FetchError:
         case FaultKind.HTTP:
             return _answer(fault, context)
         case FaultKind.STORAGE:
-            return storage_error(fault.errno, context.cache_dir)
+            return storage_error(fault.errno, fault.detail or context.cache_dir)
         case FaultKind.NAME:
             return FetchError(
                 FetchReason.HOST_NOT_FOUND,
@@ -199,30 +201,30 @@ def classify(fault: Fault, context: Context) -> FetchError:
     )
 
 
-def storage_error(number: int, cache_dir: str) -> FetchError:
-    """The failure behind the errno of a system call on the volume."""
+def storage_error(number: int, path: str) -> FetchError:
+    """The failure behind the errno of a system call on the volume. `path`: of what it was about, or of the cache."""
     name = errno.errorcode.get(number, str(number))
     if number in (errno.ENOSPC, errno.EDQUOT):
         return FetchError(
             FetchReason.NO_SPACE,
-            f"The volume of {cache_dir} is full ({name}).",
+            f"The volume of {path} is full ({name}).",
             "Enlarge the volume or remove models from it; what came so far is kept.",
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return FetchError(
             FetchReason.CACHE_NOT_WRITABLE,
-            f"{cache_dir} cannot be written ({name}).",
+            f"{path} cannot be read or written ({name}).",
             "Mount the volume for writing, give its folder to this user (fsGroup), or correct MODEL_CACHE_DIR.",
         )
     if number in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
         return FetchError(
             FetchReason.CACHE_NOT_WRITABLE,
-            f"Something on the way to {cache_dir} is not a folder ({name}).",
-            "Correct MODEL_CACHE_DIR, or remove what is in the way.",
+            f"{path}, or something on the way to it, is a file or a link where a folder is needed ({name}).",
+            "Correct MODEL_CACHE_DIR, or move what is in the way.",
         )
     return FetchError(
         FetchReason.STORAGE_FAILED,
-        f"The volume of {cache_dir} failed ({name}).",
+        f"The volume of {path} failed ({name}).",
         "Try again; if it happens again, check the volume and the storage system behind it.",
     )
 
@@ -233,6 +235,33 @@ def no_space(cache_dir: str, *, needed: int, free: int) -> FetchError:
         FetchReason.NO_SPACE,
         f"{needed:,} bytes are needed, and the volume of {cache_dir} has {free:,} free.",
         f"Enlarge the volume by {needed - free:,} bytes or more, or remove models from it.",
+    )
+
+
+def no_space_yet(cache_dir: str, *, needed: int, free: int, reserved: int) -> FetchError:
+    """As `no_space`, while others download: what they need comes first."""
+    return FetchError(
+        FetchReason.NO_SPACE_YET,
+        f"{needed:,} bytes are needed; the volume of {cache_dir} has {free:,} free, and other downloads that are at "
+        f"work there need {reserved:,} of them.",
+        "Wait until they are done, or enlarge the volume.",
+    )
+
+
+def not_kept(path: str, what: str) -> FetchError:
+    """The volume was written to, said no error, and shows something else."""
+    return FetchError(
+        FetchReason.CACHE_NOT_WRITABLE,
+        f"{path} is not what was just written there: {what}.",
+        "Use a volume that tells upper from lower case in names and keeps what is written to it.",
+    )
+
+
+def taken_over(path: str) -> FetchError:
+    return FetchError(
+        FetchReason.STORAGE_FAILED,
+        f"Other processes took {path} over again and again, because this one was too slow to show that it is alive.",
+        "Try again; if it happens again, check the volume, or raise FETCH_OWNER_TIMEOUT_SECONDS.",
     )
 
 

@@ -6,21 +6,36 @@ Of several processes on one volume one downloads; the others wait for it, and on
 """
 
 import errno
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from inference_server.fetch.asking import Asker
 from inference_server.fetch.display import Display
 from inference_server.fetch.download import Download
-from inference_server.fetch.failures import Context, FetchError, FetchReason, storage_error
+from inference_server.fetch.failures import Context, FetchError, FetchReason, not_kept, storage_error, taken_over
 from inference_server.fetch.layout import ModelFolder, is_commit
-from inference_server.fetch.lease import OwnershipLost, acquire
-from inference_server.fetch.plan import RemoteFile, plan_download
+from inference_server.fetch.lease import Lease, OwnershipLost, acquire
+from inference_server.fetch.plan import Plan, RemoteFile, plan_download
 from inference_server.fetch.ready import Ready
 from inference_server.fetch.retry import Patience
 from inference_server.fetch.settings import FetchSettings, read_token
-from inference_server.fetch.staging import discard, publish, read_ready, read_reference, take, write_reference
+from inference_server.fetch.staging import (
+    discard_staging,
+    look,
+    publish,
+    read_ready,
+    read_reference,
+    take,
+    write_reference,
+)
 from inference_server.fetch.supervise import Worker
+
+_STALE_TRIES = 3
+_STALE_SECONDS = 1.0
+# How often the folder may be taken over by others. Each time somebody was silent for the whole time-out.
+_ROUNDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +63,23 @@ def fetch(settings: FetchSettings, display: Display) -> Fetched:
     patience = Patience(settings.fetch_tries, settings.fetch_longest_wait_seconds)
     asker = Asker(worker, context, token, patience, display)
     try:
-        return _Fetch(asker, settings.fetch_owner_timeout_seconds).run()
+        return _despite_stale_handles(_Fetch(asker, settings.fetch_owner_timeout_seconds).run)
     except OSError as error:
-        raise storage_error(error.errno or errno.EIO, settings.model_cache_dir) from error
+        raise storage_error(error.errno or errno.EIO, error.filename or settings.model_cache_dir) from error
     finally:
         worker.close()
+
+
+def _despite_stale_handles(run: Callable[[], Fetched]) -> Fetched:
+    """NFS says ESTALE once where a folder was replaced on another machine; all is opened anew after that."""
+    for _ in range(_STALE_TRIES - 1):
+        try:
+            return run()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        time.sleep(_STALE_SECONDS)
+    return run()
 
 
 class _Fetch:
@@ -71,14 +98,16 @@ class _Fetch:
             if cached := self._cached(error):
                 return cached
             raise
-        while (ready := take(self._folder, commit)) is None:
+        for _ in range(_ROUNDS):
+            if ready := take(self._folder, commit):
+                write_reference(self._folder, self._revision, commit)
+                return self._fetched(ready)
             try:
                 self._bring(commit, listing)
             except OwnershipLost:
                 # It may still be writing, so it ends before somebody else is waited for.
                 self._asker.worker.close()
-        write_reference(self._folder, self._revision, commit)
-        return self._fetched(ready)
+        raise taken_over(str(self._folder.staging(commit)))
 
     def _fetched(self, ready: Ready) -> Fetched:
         return Fetched(self._folder.commit(ready.commit), ready)
@@ -112,16 +141,26 @@ class _Fetch:
         try:
             # It may have been published between the last look and the lease.
             if read_ready(self._folder, commit) is None:
-                download = Download(self._asker, self._folder, lease, commit, plan)
-                download.salvage()
-                download.make_room()
-                ready = download.run()
-                lease.confirm()
-                publish(download.staging, self._folder, ready)
-            discard(self._folder, lease.folder)
+                self._download(lease, commit, plan)
+            discard_staging(lease)
         except (FetchError, OSError):
             # In a folder that is somebody else's by now, anything may go wrong.
             lease.confirm()
             raise
         finally:
             lease.release()
+
+    def _download(self, lease: Lease, commit: str, plan: Plan) -> None:
+        download = Download(self._asker, self._folder, lease, commit, plan, owner_timeout=self._owner_timeout)
+        download.salvage()
+        download.make_room()
+        try:
+            ready = download.run()
+        except FetchError as error:
+            raise download.without_room(error) from error
+        lease.confirm()
+        publish(download.staging, self._folder, ready)
+        found = look(self._folder, commit)
+        if isinstance(found, str):
+            # Once more would end the same way.
+            raise not_kept(str(self._folder.commit(commit)), found)

@@ -16,7 +16,10 @@ STAGING_PREFIX = ".staging-"
 TRASH_PREFIX = ".trash-"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*--[A-Za-z0-9][A-Za-z0-9._-]*")
+_REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*--[A-Za-z0-9_][A-Za-z0-9._-]*")
+_TRASH = re.compile(re.escape(TRASH_PREFIX) + r"[0-9a-f]{12}")
+# Of any file system, less what is added to a name while the file is written.
+_LONGEST_NAME_BYTES = 200
 
 
 def is_commit(revision: str) -> bool:
@@ -33,6 +36,27 @@ def is_model(path: str) -> bool:
     """True for the path of a model, below the cache."""
     repository, _, commit = path.partition("/")
     return is_repository(repository) and is_commit(commit)
+
+
+def is_staging(name: str) -> bool:
+    """True for the name that a download's folder has."""
+    return name.startswith(STAGING_PREFIX) and is_commit(name.removeprefix(STAGING_PREFIX))
+
+
+def is_trash(name: str) -> bool:
+    """True for the name that we give to what is on its way out."""
+    return _TRASH.fullmatch(name) is not None
+
+
+def is_plain_name(name: str) -> bool:
+    """True for the name of a file that lies in its folder wherever it is written, and is not one of our own."""
+    return (
+        0 < len(name.encode(errors="replace")) <= _LONGEST_NAME_BYTES
+        and name.isprintable()
+        and not name.startswith(".")
+        and not {"/", "\\"} & set(name)
+        and name.casefold() != READY_FILE.casefold()
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,17 +39,22 @@ class Lease:
         # A worker that has not heard a beat for this long stops, before anybody may take the folder over.
         self.fence_seconds = timeout * 0.6
         self._beaten_at = time.monotonic()
+        self._is_open = True
 
     def beat(self, *, done: int, total: int) -> bool:
         """Show life, if it is time to: True when a beat was due. Raises OwnershipLost."""
         now = time.monotonic()
         if now - self._beaten_at < self._pause:
             return False
+        self.tell(done=done, total=total)
+        return True
+
+    def tell(self, *, done: int, total: int) -> None:
+        """A beat that is not waited for: others reckon with what is still to come. Raises OwnershipLost."""
         self.confirm()
         self._owner = beaten(self._owner, done=done, total=total)
         _write(self._file, self._owner)
-        self._beaten_at = now
-        return True
+        self._beaten_at = time.monotonic()
 
     def confirm(self) -> None:
         """Raise OwnershipLost unless the folder is still this process's."""
@@ -63,10 +68,18 @@ class Lease:
 
     def release(self) -> None:
         """Let the next one in at once. What is in the folder stays."""
+        if not self._is_open:
+            return
         with contextlib.suppress(OSError):
             released = Owner(self._owner.process, self._owner.beat + 1, released=True)
             _write(self._file, released)
-        os.close(self._file)
+        self.close()
+
+    def close(self) -> None:
+        """For a folder that is out of its place: where a file is open, NFS keeps it, and with it the folder."""
+        if self._is_open:
+            self._is_open = False
+            os.close(self._file)
 
 
 def acquire(
@@ -80,15 +93,15 @@ def acquire(
     here = this_process()
     pause = min(0.5, timeout / 10)
     while not finished():
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         highest = (_generations(folder) or [0])[-1]
         owner = _read(folder / owner_name(highest)) if highest else None
         running = _is_known_to_run(owner, here)
         if not highest or watch.is_dead(highest, owner, running=running, now=time.monotonic()):
             if lease := _create(folder, highest + 1, here, timeout=timeout):
                 return lease
-            continue
-        waiting(owner)
+        else:
+            waiting(owner)
         time.sleep(pause)
     return None
 
@@ -99,13 +112,18 @@ def acquire_at_once(folder: Path, *, timeout: float, dead_if_silent: bool = Fals
     `dead_if_silent`: the caller knows that nobody has beaten there for long.
     """
     here = this_process()
-    folder.mkdir(exist_ok=True)
+    _make(folder)
     highest = (_generations(folder) or [0])[-1]
     owner = _read(folder / owner_name(highest)) if highest else None
     ended = owner is not None and (owner.released or _is_known_to_run(owner, here) is False)
     if highest and not ended and not dead_if_silent:
         return None
     return _create(folder, highest + 1, here, timeout=timeout, volume_may_be_full=True)
+
+
+def has_owner(folder: Path) -> bool:
+    """Whether anybody ever owned the folder."""
+    return bool(_generations(folder))
 
 
 def last_sign_of_life(folder: Path) -> float:
@@ -115,6 +133,19 @@ def last_sign_of_life(folder: Path) -> float:
         with contextlib.suppress(FileNotFoundError):
             times.append((folder / owner_name(generation)).stat().st_mtime)
     return max(times)
+
+
+def live_owner(folder: Path, *, now: float, timeout: float) -> Owner | None:
+    """Who works in the folder, as far as can be seen. `now`: by the volume's clock."""
+    highest = (_generations(folder) or [0])[-1]
+    path = folder / owner_name(highest)
+    owner = _read(path) if highest else None
+    if owner is None or owner.released or _is_known_to_run(owner, this_process()) is False:
+        return None
+    try:
+        return owner if now - path.stat().st_mtime <= timeout else None
+    except FileNotFoundError:
+        return None
 
 
 def this_process() -> Process:
@@ -143,6 +174,8 @@ def _create(
     except OSError as error:
         # Without a word in it, it keeps others waiting all the same.
         if not volume_may_be_full or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            os.close(file)
+            path.unlink(missing_ok=True)
             raise
     present = _generations(folder)
     if present[-1:] != [generation]:
@@ -153,6 +186,13 @@ def _create(
     for older in present[:-1]:
         (folder / owner_name(older)).unlink(missing_ok=True)
     return Lease(folder, generation, file, owner, timeout=timeout)
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_symlink():
+        # What lies behind it is not ours.
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
 
 
 def _generations(folder: Path) -> list[int]:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from inference_server.fetch.display import Display
 from inference_server.fetch.failures import storage_error
-from inference_server.fetch.layout import READY_FILE, STAGING_PREFIX, ModelFolder, is_commit
+from inference_server.fetch.layout import READY_FILE, STAGING_PREFIX, ModelFolder, is_commit, is_staging
 from inference_server.fetch.lease import Lease, OwnershipLost, acquire_at_once, last_sign_of_life
 from inference_server.fetch.ready import parse_ready
 from inference_server.fetch.settings import PruneOrder
-from inference_server.fetch.staging import discard, is_folder, repositories, sweep_trash, volume_clock
+from inference_server.fetch.staging import discard_staging, is_folder, repositories, sweep_trash, volume_clock
 
 # The model, inside of the staging folder, while it is decided.
 ASIDE = "pruned"
@@ -53,25 +53,53 @@ class _Model:
 
 def prune(order: PruneOrder, display: Display) -> Pruned:
     """Delete what is not to be kept and was not used within the grace period. Raises FetchError."""
-    deleted: list[str] = []
-    freed = kept = 0
+    work = _Prune(order, display)
     try:
         for repository in repositories(order.cache_dir):
+            work.prune(repository)
+    except OSError as error:
+        raise storage_error(error.errno or errno.EIO, error.filename or str(order.cache_dir)) from error
+    display.pruned(models=len(work.deleted), freed=work.freed, kept=work.kept)
+    if work.failures:
+        # One that cannot be deleted does not keep the others; then it is told.
+        first = work.failures[0]
+        raise storage_error(first.errno or errno.EIO, first.filename or str(order.cache_dir)) from first
+    return Pruned(tuple(work.deleted), work.freed, work.kept)
+
+
+class _Prune:
+    def __init__(self, order: PruneOrder, display: Display) -> None:
+        self._order = order
+        self._display = display
+        self.deleted: list[str] = []
+        self.freed = 0
+        self.kept = 0
+        self.failures: list[OSError] = []
+
+    def prune(self, repository: Path) -> None:
+        try:
             sweep_trash(repository)
             now = volume_clock(repository)
             _undo(repository, now)
-            for model in _models(repository):
-                bytes_gone = _delete(model, now) if _is_unused(model, order, now) else None
-                if bytes_gone is None:
-                    kept += 1
-                    continue
-                deleted.append(model.name)
-                freed += bytes_gone
-                display.deleted(model.folder.repository, model.commit, size=bytes_gone, unused=now - model.used_at)
-    except OSError as error:
-        raise storage_error(error.errno or errno.EIO, str(order.cache_dir)) from error
-    display.pruned(models=len(deleted), freed=freed, kept=kept)
-    return Pruned(tuple(deleted), freed, kept)
+            models = _models(repository)
+        except OSError as error:
+            self.failures.append(error)
+            return
+        for model in models:
+            self._prune_model(model, now)
+
+    def _prune_model(self, model: _Model, now: float) -> None:
+        try:
+            bytes_gone = _delete(model, now) if _is_unused(model, self._order, now) else None
+        except OSError as error:
+            self.failures.append(error)
+            bytes_gone = None
+        if bytes_gone is None:
+            self.kept += 1
+            return
+        self.deleted.append(model.name)
+        self.freed += bytes_gone
+        self._display.deleted(model.folder.repository, model.commit, size=bytes_gone, unused=now - model.used_at)
 
 
 def _is_unused(model: _Model, order: PruneOrder, now: float) -> bool:
@@ -113,8 +141,8 @@ def _delete(model: _Model, now: float) -> int | None:
         gone = _take_away(model, aside, lease)
         size = _size(aside) if gone else 0
         lease.confirm()
-        if not discard(model.folder, lease.folder):
-            raise OSError(errno.EACCES, "not everything can be deleted")
+        if not discard_staging(lease):
+            raise OSError(errno.EACCES, "not everything can be deleted", str(model.path))
         return size if gone else None
     except OwnershipLost:
         return None
@@ -134,16 +162,16 @@ def _take_away(model: _Model, aside: Path, lease: Lease) -> bool:
 
 def _undo(repository: Path, now: float) -> None:
     """Put back what a prune that was killed had moved aside: it is decided anew."""
-    for staging in repository.glob(f"{STAGING_PREFIX}*/{ASIDE}"):
-        folder, commit = staging.parent, staging.parent.name.removeprefix(STAGING_PREFIX)
-        if not is_commit(commit) or not is_folder(folder) or not is_folder(staging):
+    for staging in repository.iterdir():
+        aside = staging / ASIDE
+        if not is_staging(staging.name) or not is_folder(staging) or not is_folder(aside):
             continue
-        lease = _owned(folder, now)
+        lease = _owned(staging, now)
         if lease is None:
             continue
         try:
-            _put_back(staging, repository / commit)
-            discard(ModelFolder(repository.parent, repository.name.replace("--", "/", 1)), folder)
+            _put_back(aside, repository / staging.name.removeprefix(STAGING_PREFIX))
+            discard_staging(lease)
         finally:
             lease.release()
 

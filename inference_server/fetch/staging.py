@@ -3,16 +3,27 @@
 import contextlib
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from inference_server.fetch.layout import READY_FILE, STAGING_PREFIX, TRASH_PREFIX, ModelFolder, is_repository
-from inference_server.fetch.lease import last_sign_of_life
+from inference_server.fetch.layout import (
+    READY_FILE,
+    TRASH_PREFIX,
+    ModelFolder,
+    is_repository,
+    is_staging,
+    is_trash,
+)
+from inference_server.fetch.lease import Lease, has_owner, last_sign_of_life, live_owner
+from inference_server.fetch.ownership import Owner
 from inference_server.fetch.ready import Ready, damage, dump_ready, parse_ready
 
 # Folders, owners' files and READY.json.
 _SPARE_BYTES = 4 * 1024 * 1024
+# NFS gives this name to a file that is deleted while somebody has it open, and deletes it when it is closed.
+_DELETED_BUT_OPEN = ".nfs"
 
 
 class Staging:
@@ -36,14 +47,35 @@ class Staging:
 
 
 def read_ready(folder: ModelFolder, commit: str) -> Ready | None:
-    """The model, if the folder of the commit holds a whole one. Looks at names and sizes, not at contents."""
+    """The model, if the folder of the commit holds a whole one. Looks at names and sizes, not at contents.
+
+    Raises OSError where the volume does not tell: what cannot be read is not what is not there.
+    """
+    found = look(folder, commit)
+    return found if isinstance(found, Ready) else None
+
+
+def look(folder: ModelFolder, commit: str) -> Ready | str:
+    """As `read_ready`; where the model is not whole, what is wrong with it."""
     path = folder.commit(commit)
     try:
         ready = parse_ready((path / READY_FILE).read_text())
-        sizes = {name: (path / name).stat().st_size for name in ready.files if (path / name).is_file()}
-    except (OSError, ValueError):
-        return None
-    return ready if damage(ready, repository=folder.repository, commit=commit, sizes=sizes) is None else None
+    except FileNotFoundError:
+        return f"{READY_FILE} is missing"
+    except ValueError:
+        return f"{READY_FILE} cannot be understood"
+    return damage(ready, repository=folder.repository, commit=commit, sizes=file_sizes(path, ready)) or ready
+
+
+def file_sizes(path: Path, ready: Ready) -> dict[str, int]:
+    """The bytes of each of the model's files that is there."""
+    sizes = {}
+    for name in ready.files:
+        with contextlib.suppress(FileNotFoundError):
+            found = (path / name).stat()
+            if stat.S_ISREG(found.st_mode):
+                sizes[name] = found.st_size
+    return sizes
 
 
 def take(folder: ModelFolder, commit: str) -> Ready | None:
@@ -58,19 +90,19 @@ def take(folder: ModelFolder, commit: str) -> Ready | None:
 
 
 def read_reference(folder: ModelFolder, revision: str) -> str | None:
-    """The commit that this branch or tag meant when it was fetched last."""
+    """The commit that this branch or tag meant when it was fetched last. Raises OSError as `read_ready` does."""
     try:
-        return folder.reference(revision).read_text().strip()
-    except OSError:
+        return folder.reference(revision).read_text(errors="replace").strip()
+    except FileNotFoundError:
         return None
 
 
 def write_reference(folder: ModelFolder, revision: str, commit: str) -> None:
     """A convenience for times without network; without it the model is as whole, so a failure is none."""
-    if read_reference(folder, revision) == commit:
-        return
     path = folder.reference(revision)
     with contextlib.suppress(OSError):
+        if read_reference(folder, revision) == commit:
+            return
         path.parent.mkdir(exist_ok=True)
         _write_whole(path, commit + "\n")
 
@@ -89,19 +121,37 @@ def publish(staging: Staging, folder: ModelFolder, ready: Ready) -> None:
     READY.json comes last, as some network file systems rename a folder file by file.
     """
     target = folder.commit(ready.commit)
-    _sync(staging.files)
+    sync(staging.files)
     staging.files.rename(target)
-    _sync(folder.path)
+    sync(folder.path)
     _write_whole(target / READY_FILE, dump_ready(ready))
 
 
-def discard(folder: ModelFolder, path: Path) -> bool:
-    """Take it away at once by renaming it, then delete it; whether nothing is left."""
-    trash = folder.trash(uuid.uuid4().hex[:12])
+def discard(path: Path) -> bool:
+    """Take it away at once by renaming it, then delete it; whether nothing is left but what somebody has open."""
+    trash = _new_trash(path.parent)
     with contextlib.suppress(FileNotFoundError):
         path.rename(trash)
+    return _delete(trash)
+
+
+def discard_staging(lease: Lease) -> bool:
+    """`discard` for the folder that this process owns, which is nobody's afterwards."""
+    trash = _new_trash(lease.folder.parent)
+    with contextlib.suppress(FileNotFoundError):
+        lease.folder.rename(trash)
+    lease.close()
+    return _delete(trash)
+
+
+def _new_trash(repository: Path) -> Path:
+    return repository / f"{TRASH_PREFIX}{uuid.uuid4().hex[:12]}"
+
+
+def _delete(trash: Path) -> bool:
     shutil.rmtree(trash, ignore_errors=True)
-    return not trash.exists()
+    left = [name for _, _, names in os.walk(trash) for name in names]
+    return not trash.exists() or (bool(left) and all(name.startswith(_DELETED_BUT_OPEN) for name in left))
 
 
 def repositories(cache_dir: Path) -> list[Path]:
@@ -110,13 +160,17 @@ def repositories(cache_dir: Path) -> list[Path]:
 
 
 def is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+    """Not for a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def volume_clock(folder: Path) -> float:
     """The volume's own time, to compare with times of its files."""
     # Trash from the beginning: if this process is killed here, the next sweep takes it.
-    path = folder / f"{TRASH_PREFIX}{uuid.uuid4().hex[:12]}"
+    path = _new_trash(folder)
     with path.open("x") as file:
         now = os.fstat(file.fileno()).st_mtime
     path.unlink(missing_ok=True)
@@ -125,7 +179,9 @@ def volume_clock(folder: Path) -> float:
 
 def sweep_trash(repository: Path) -> None:
     """Delete what was on its way out when somebody died. What cannot be deleted is left."""
-    for path in repository.glob(f"{TRASH_PREFIX}*"):
+    for path in repository.iterdir():
+        if not is_trash(path.name):
+            continue
         if is_folder(path):
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -138,14 +194,31 @@ def sweep(cache_dir: Path, keep: Path, *, now: float, older_than: float) -> None
 
     `now` is the volume's clock. What cannot be deleted is left: another one may be deleting it.
     """
-    for path in cache_dir.glob(f"*/{TRASH_PREFIX}*"):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in cache_dir.glob(f"*/{STAGING_PREFIX}*"):
+    for repository in repositories(cache_dir):
+        with contextlib.suppress(OSError):
+            sweep_trash(repository)
+    for path in _stagings(cache_dir):
         with contextlib.suppress(OSError):
             if path != keep and now - last_sign_of_life(path) > older_than:
-                trash = path.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex[:12]}")
-                path.rename(trash)
-                shutil.rmtree(trash, ignore_errors=True)
+                discard(path)
+
+
+def others_at_work(cache_dir: Path, keep: Path, *, now: float, timeout: float) -> list[Owner]:
+    """Who else is downloading onto this volume. `now` is the volume's clock."""
+    owners = (live_owner(path, now=now, timeout=timeout) for path in _stagings(cache_dir) if path != keep)
+    return [owner for owner in owners if owner is not None]
+
+
+def _stagings(cache_dir: Path) -> list[Path]:
+    """The folders of downloads: ours by their name, their place, and the owner's file in them."""
+    found = []
+    for repository in repositories(cache_dir):
+        # One that may not be read is somebody else's.
+        with contextlib.suppress(OSError):
+            found += [
+                path for path in repository.iterdir() if is_staging(path.name) and is_folder(path) and has_owner(path)
+            ]
+    return found
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -156,10 +229,11 @@ def _write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Have the names in it written out."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         # Not every file system can do this for a folder.

@@ -100,6 +100,7 @@ class Reason(StrEnum):
     DOWNLOAD_STALLED = "DownloadStalled"
     STORAGE_FAILED = "StorageFailed"
     FETCH_INTERRUPTED = "FetchInterrupted"
+    NO_SPACE_YET = "NoSpaceYet"
     FETCH_FAILED = "FetchFailed"
     INVALID_SETTINGS = "InvalidSettings"
 
@@ -177,6 +178,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.DOWNLOAD_STALLED: "The transfer of the model stood still, several times.",
     Reason.STORAGE_FAILED: "The volume of the cache failed, or was too slow for too long.",
     Reason.FETCH_INTERRUPTED: "A signal ended the fetch; it begins again.",
+    Reason.NO_SPACE_YET: "The volume of the cache has too little room while other fetches into it are at work.",
     Reason.FETCH_FAILED: "The fetch ended in an unforeseen way; its log says where.",
     Reason.INVALID_SETTINGS: "The fetch does not take a setting; the message names it.",
 }

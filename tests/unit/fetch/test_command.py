@@ -187,6 +187,11 @@ def test_a_success_leaves_what_it_brought_in_the_termination_log(run: Callable[.
     assert len(log) < 4096
 
 
+@pytest.mark.parametrize("path", ["/dev/full", "/dev/null/log", "/proc/version"])
+def test_a_termination_log_that_takes_nothing_changes_nothing(hub: Hub, tmp_path: Path, path: str) -> None:
+    assert a_fetch(hub, tmp_path / "cache", tmp_path, termination_log_path=path).wait() == ExitCode.OK
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from inference_server.fetch.failures import EXIT_CODES
+from inference_server.failure import ExitCode
+from inference_server.fetch.failures import EXIT_CODES, FetchReason
 from inference_server.fetch.settings import FetchSettings, PruneSettings
+from llm_operator.api.conditions import FETCH_REASONS
+from llm_operator.core.fetch_words import FINAL_CODES
 
 ROOT = Path(__file__).parents[3]
 MANUAL = (ROOT / "docs/model-cache.md").read_text()
@@ -18,6 +21,16 @@ def test_the_table_of_exit_codes_is_that_of_the_code() -> None:
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \| .+ \|$", MANUAL, re.MULTILINE)
     ours = {(str(code), str(reason)) for reason, code in EXIT_CODES.items()}
     assert sorted(rows) == sorted({*ours, ("78", "InvalidSettings")})
+
+
+def test_the_operator_knows_every_reason_and_no_other() -> None:
+    assert {str(reason) for reason in FETCH_REASONS} == {*map(str, FetchReason), "InvalidSettings"}
+
+
+def test_the_operator_takes_the_same_codes_for_final() -> None:
+    transient = {code for code in EXIT_CODES.values() if code >= 40}
+    assert not transient & set(FINAL_CODES)
+    assert {*EXIT_CODES.values(), int(ExitCode.CONFIG)} - transient <= set(FINAL_CODES)
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -16,7 +16,10 @@ from inference_server.fetch.failures import (
     hub_client_missing,
     interrupted,
     no_space,
+    no_space_yet,
+    not_kept,
     not_supported,
+    taken_over,
 )
 
 R = FetchReason
@@ -98,7 +101,9 @@ def every_error() -> list[FetchError]:
     faults += [Fault(FaultKind.HTTP, status=404, code="RevisionNotFound"), Fault(FaultKind.HTTP, 401, "GatedRepo")]
     faults += [Fault(FaultKind.STORAGE, errno=number) for number in (errno.ENOSPC, errno.EROFS, errno.EIO)]
     made = [classify(fault, a_context(token=token)) for fault in faults for token in (False, True)]
-    return [*made, no_space("/m", needed=9, free=2), not_supported("a/b", "x"), interrupted(), hub_client_missing()]
+    made += [no_space("/m", needed=9, free=2), no_space_yet("/m", needed=9, free=10, reserved=2)]
+    made += [not_kept("/m", "x"), taken_over("/m"), not_supported("a/b", "x"), interrupted(), hub_client_missing()]
+    return made
 
 
 def test_every_reason_can_come_about_and_has_words() -> None:

@@ -101,7 +101,7 @@ def test_what_is_not_of_the_layout_stays(tmp_path: Path) -> None:
     a_model(cache, repository="tiny/real", days=0)
     (cache / "tiny--linked").symlink_to(model.parent)
     (cache / "tiny--real" / a_commit(7)).symlink_to(model)
-    (cache / "tiny--real" / ".trash-1").symlink_to(model)
+    (cache / "tiny--real" / ".trash-0123456789ab").symlink_to(model)
     (cache / "tiny--real" / f".staging-{a_commit(7)}").symlink_to(model)
     (cache / "lost+found" / a_commit(1)).mkdir(parents=True)
     (cache / "notes--txt").write_text("a file")
@@ -123,7 +123,7 @@ def test_what_is_not_of_the_layout_stays(tmp_path: Path) -> None:
     references.mkdir()
     (references / "main").write_text(a_commit(99))
     before = tree(tmp_path)
-    del before["cache/tiny--real/.trash-1"]
+    del before["cache/tiny--real/.trash-0123456789ab"]
     assert pruned(cache).deleted == ()
     assert tree(tmp_path) == before
 
@@ -142,9 +142,9 @@ def test_links_in_a_model_are_deleted_and_not_followed(tmp_path: Path) -> None:
 
 def test_what_was_on_its_way_out_is_deleted(tmp_path: Path) -> None:
     model = a_model(tmp_path, days=0)
-    model.with_name(".trash-1").mkdir()
-    (model.with_name(".trash-1") / "model.safetensors").write_bytes(b"x")
-    model.with_name(".trash-2").write_text("a clock")
+    model.with_name(".trash-0123456789ab").mkdir()
+    (model.with_name(".trash-0123456789ab") / "model.safetensors").write_bytes(b"x")
+    model.with_name(".trash-0123456789ac").write_text("a clock")
     pruned(tmp_path)
     assert leftovers(tmp_path) == []
     assert is_whole(model)

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,17 +11,21 @@ import pytest
 
 from inference_server.fetch.fetcher import Fetched
 from inference_server.fetch.layout import ModelFolder
+from inference_server.fetch.lease import Lease, acquire
 from inference_server.fetch.staging import read_ready
+from tests.hub.checkpoint import a_checkpoint
 from tests.hub.server import Answer, Hub
 from tests.unit.fetch.running import (
     FIRST_SHARD,
     GOOD_TOKEN,
     REPOSITORY,
     SECOND_SHARD,
+    a_fetch,
     assert_whole,
     failure,
     fetched,
     leftovers,
+    wait_for,
 )
 
 Files = dict[str, bytes]
@@ -46,8 +51,12 @@ def a_volume(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", str(path)], check=True)
 
 
+def commit_of(hub: Hub) -> str:
+    return hub.repositories[REPOSITORY].references["main"]
+
+
 def folder(cache: Path, hub: Hub) -> Path:
-    return ModelFolder(cache, REPOSITORY).commit(hub.repositories[REPOSITORY].references["main"])
+    return ModelFolder(cache, REPOSITORY).commit(commit_of(hub))
 
 
 def test_a_volume_that_is_too_small_is_told_before_the_first_byte(hub: Hub, a_volume: Callable[[str], Path]) -> None:
@@ -69,6 +78,58 @@ def test_a_volume_that_fills_up_meanwhile_keeps_what_came_and_it_goes_on_later(
     (volume / "filler").unlink()
     assert_whole(fetched(hub, volume).path, checkpoint)
     assert hub.weights_served - served < len(checkpoint[SECOND_SHARD])
+
+
+def test_of_two_models_where_one_fits_one_comes_and_the_other_is_told_to_wait(
+    hub: Hub, checkpoint: Files, tmp_path: Path, a_volume: Callable[[str], Path]
+) -> None:
+    volume = a_volume("size=7m")
+    hub.add("tiny/second", a_checkpoint(seed=3, padding=2_000_000))
+    released = threading.Event()
+    hub.script(f"tiny--qwen3/{commit_of(hub)}/{SECOND_SHARD}", Answer(at=(1_000_000, released.wait)))
+    first = a_fetch(hub, volume, tmp_path, fetch_stall_seconds=600)
+    try:
+        wait_for(lambda: hub.weights_served > 1_000_000)
+        served = hub.weights_served
+        error = failure(hub, volume, model_repository="tiny/second")
+        assert (error.reason, error.exit_code) == ("NoSpaceYet", 47)
+        assert hub.weights_served == served
+    finally:
+        released.set()
+        assert first.wait() == 0
+    assert_whole(folder(volume, hub), checkpoint)
+    assert failure(hub, volume, model_repository="tiny/second").reason == "NoSpace"
+
+
+def test_a_volume_that_others_fill_meanwhile_is_not_full_for_good(
+    hub: Hub, tmp_path: Path, a_volume: Callable[[str], Path]
+) -> None:
+    volume = a_volume("size=8m")
+    other = volume / "tiny--second" / f".staging-{'0' * 40}"
+    leases: list[Lease] = []
+
+    def another_begins() -> None:
+        lease = acquire(other, timeout=600, finished=lambda: False, waiting=lambda _: None)
+        assert lease is not None
+        leases.append(lease)
+        lease.tell(done=1, total=1_000_000)
+        fill(volume)
+
+    hub.script(SECOND_SHARD, Answer(), Answer(at=(500_000, another_begins)))
+    error = failure(hub, volume)
+    leases[0].close()
+    assert (error.reason, error.exit_code) == ("NoSpaceYet", 47)
+    assert "999,999" in error.message
+
+
+def test_a_process_that_cannot_write_its_name_leaves_no_owner_behind(a_volume: Callable[[str], Path]) -> None:
+    volume = a_volume("size=1m")
+    staging = volume / f".staging-{'0' * 40}"
+    staging.mkdir()
+    fill(volume)
+    with pytest.raises(OSError, match="No space"):
+        acquire(staging, timeout=600, finished=lambda: False, waiting=lambda _: None)
+    assert list(staging.iterdir()) == []
 
 
 def fill(volume: Path) -> None:
@@ -94,7 +155,7 @@ def test_where_there_is_room_a_download_is_abandoned_after_a_day(
     hub: Hub, tmp_path: Path, hours: float, stays: bool
 ) -> None:
     abandoned = an_abandoned_download(tmp_path, hours=hours, size=1)
-    trash = tmp_path / "other--model" / ".trash-1"
+    trash = tmp_path / "other--model" / ".trash-0123456789ab"
     trash.mkdir()
     fetched(hub, tmp_path)
     assert (abandoned.exists(), trash.exists()) == (stays, False)
