@@ -11,17 +11,9 @@ from llm_operator.reconcile import Reconciler, Result
 from llm_operator.store import KINDS, Store
 from tests.unit.operator.api_server import ApiServer
 from tests.unit.operator.builders import SETTINGS, UID, a_manifest, a_revision, a_spec, as_stored, rolled_out
+from tests.unit.operator.virtual_time import Clock
 
 KEY = ("clinic", "triage")
-
-
-class Clock:
-    """The process's own time, as far as the reconciler sees it."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class World:

@@ -11,17 +11,9 @@ from llm_operator.core.model import Progress
 from llm_operator.fetch_log import FORBIDDEN_SECONDS, FORGET_SECONDS, READS_AT_ONCE, FetchLogs
 from llm_operator.kube import Kube
 from tests.unit.operator.api_server import ApiServer
+from tests.unit.operator.virtual_time import Clock
 
 ONE, TWO = ("clinic", "one"), ("clinic", "two")
-
-
-class Clock:
-    """The process's own time, as far as the logs' reader sees it."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
