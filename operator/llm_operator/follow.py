@@ -13,15 +13,13 @@ from typing import Any
 from llm_operator.api.types import KIND
 from llm_operator.core import names
 from llm_operator.core.names import Manifest
-from llm_operator.kube import CLAIMS, JOBS, LLMDEPLOYMENTS, UNREACHABLE, ApiError, Kube, Resource
+from llm_operator.kube import CLAIMS, JOBS, LLMDEPLOYMENTS, WATCH_BROKEN, ApiError, Kube, Resource
 from llm_operator.store import Place, Store
 
 log = logging.getLogger(__name__)
 
 # A watch that lasted so long was not refused: the next one need not wait long.
 LASTED_SECONDS = 10.0
-# The version is too old, unknown, or not there yet (the cluster was restored from a backup).
-LIST_AGAIN = (400, 410, 504)
 # Told of a kind in a namespace, and the version it was set back to.
 OnSetBack = Callable[[Resource, str | None, int], None]
 
@@ -77,8 +75,8 @@ class Follower:
                     self._store.saw(resource, namespace, version)
             except ApiError as error:
                 log.warning("watch of %s: %s", resource.plural, error)
-                # An API server that was away may be back with an older state.
-                if error.status in LIST_AGAIN or error.reason == UNREACHABLE:
+                # The version may be too old, or not there yet: who was away may be back with an older state.
+                if error.reason != WATCH_BROKEN and error.status != 429:
                     version = None
             except Exception:
                 log.exception("watch of %s", resource.plural)

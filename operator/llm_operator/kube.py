@@ -24,7 +24,8 @@ from llm_operator.credentials import load_configuration, open_session
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 RENEW_SECONDS = 10.0
 NAMESPACE_TERMINATING = "NamespaceTerminating"
-UNREACHABLE = "Unreachable"
+# One that was open ended before its time; nothing is wrong with the version that it came to.
+WATCH_BROKEN = "WatchBroken"
 # A list comes in pages, so that no answer fills the memory or holds up the loop.
 PAGE = 500
 # What is read of a log: a line in it is far shorter.
@@ -183,7 +184,7 @@ class Kube:
         except BROKEN as error:
             # One that breaks later says nothing about the API server.
             if status:
-                raise ApiError(0, "WatchBroken", f"{type(error).__name__}: {error}") from error
+                raise ApiError(0, WATCH_BROKEN, f"{type(error).__name__}: {error}") from error
             self._on_request("watch", resource.plural, 0, time.monotonic() - started)
             self.contact.failed()
             raise _unreachable(error) from error
@@ -271,7 +272,7 @@ class Kube:
         try:
             answer: Manifest = json.loads(data)
         except ValueError as error:
-            raise ApiError(0, UNREACHABLE, "the answer is not JSON: something between answered instead") from error
+            raise ApiError(0, "Unreachable", "the answer is not JSON: something between answered instead") from error
         return answer
 
     async def _request_bytes(
@@ -369,14 +370,14 @@ def _event(line: bytes) -> Manifest:
         told: Manifest = event["object"]
         failed = event["type"] == "ERROR"
     except (ValueError, KeyError, TypeError) as error:
-        raise ApiError(0, UNREACHABLE, "the watch delivers no events: something between answers instead") from error
+        raise ApiError(0, "Unreachable", "the watch delivers no events: something between answers instead") from error
     if failed:
         raise ApiError(int(told.get("code") or 500), str(told.get("reason") or "Error"), str(told.get("message") or ""))
     return event
 
 
 def _unreachable(error: Exception) -> ApiError:
-    return ApiError(0, UNREACHABLE, f"{type(error).__name__}: {error}")
+    return ApiError(0, "Unreachable", f"{type(error).__name__}: {error}")
 
 
 def _items(answer: Manifest) -> list[Manifest]:

@@ -87,6 +87,9 @@ class ApiServer:
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         """One on which nothing ever comes."""
+        fate = self.fails("WATCH", request.path.rpartition("/")[2])
+        if isinstance(fate, int):
+            return _problem(fate, "Told")
         response = web.StreamResponse()
         await response.prepare(request)
         await asyncio.Event().wait()

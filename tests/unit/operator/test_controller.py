@@ -142,3 +142,21 @@ async def test_a_cluster_that_is_set_back_is_listed_anew_although_no_watch_tells
         loop.queue.add(("clinic", "a"))
         await until(lambda: ("deployments", "a") in server.objects)
         assert ("deployments", "ghost") not in server.objects
+
+
+@pytest.mark.parametrize(("status", "lists_again"), [(403, True), (410, True), (503, True), (504, True), (429, False)])
+async def test_a_watch_that_does_not_begin_lists_again_because_nobody_knows_what_is_true_now(
+    server: ApiServer, kube: Kube, status: int, lists_again: bool
+) -> None:
+    tries: list[int] = []
+
+    def fails(method: str, resource: str) -> int | None:
+        if (method, resource) != ("WATCH", "pods"):
+            return None
+        tries.append(len([one for one in server.requests if one[:2] == ("GET", "pods")]))
+        return status if len(tries) == 1 else None
+
+    server.fails = fails
+    async with working(kube, workers=1):
+        await until(lambda: len(tries) > 1)
+    assert tries == [1, 2 if lists_again else 1]
