@@ -20,7 +20,7 @@ from inference_server.api.models import add_models
 from inference_server.api.operations import ROUTINE_ROUTES, add_operations
 from inference_server.api.schemas import TriageRequest
 from inference_server.api.triage import add_triage
-from inference_server.generations import Generations
+from inference_server.generations import Generations, Limits
 from inference_server.lifecycle import Lifecycle
 from inference_server.logs import log_loop_error
 from inference_server.metrics import Metrics
@@ -54,7 +54,8 @@ def create_app(lifecycle: Lifecycle, config: ApiConfig, tracer: Tracer | None = 
         await asyncio.to_thread(tracer.close)
 
     metrics = Metrics(lifecycle)
-    generations = Generations(lifecycle, metrics.generations, tracer, patience_seconds=config.engine_patience_seconds)
+    limits = Limits(config.engine_patience_seconds, config.max_new_tokens, config.thinking_budget)
+    generations = Generations(lifecycle, metrics.generations, tracer, limits)
     answering = Answering(lifecycle, generations, config)
     app = FastAPI(
         title="llm-operator inference server",

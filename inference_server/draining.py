@@ -55,6 +55,7 @@ class DrainingServer(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def on_tick(self, counter: int) -> bool:
+        self._lifecycle.look()
         return await super().on_tick(counter) or self._lifecycle.failure is not None
 
     def _on_signal(self, number: signal.Signals) -> None:

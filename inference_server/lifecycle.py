@@ -6,6 +6,7 @@ it; `draining` tells it about signals; `api` asks it.
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -84,6 +85,18 @@ class Lifecycle:
         self._ending = True
         self.engine.abort()
 
+    def look(self, *, ending: bool = False) -> None:
+        """Note that the engine has died; `ending`: also that it is stuck, which otherwise the platform decides.
+
+        Whoever is stopped then must not end as if all had been well.
+        """
+        if not self.started or self.failure is not None:
+            return
+        if math.isinf(self.engine.heartbeat()):
+            self._fail(_died())
+        elif ending and not self.alive:
+            self._fail(_stalled(self.engine.heartbeat()))
+
     def give_up(self) -> None:
         """End the requests that the engine did not end."""
         self._ending = True
@@ -92,6 +105,7 @@ class Lifecycle:
 
     async def stop(self) -> None:
         """Close the engine. No request is running any more when this is called."""
+        self.look(ending=True)
         if self._bring_up is not None:
             self._bring_up.cancel()
             await asyncio.wait([self._bring_up])
@@ -147,3 +161,22 @@ class Lifecycle:
         if phase is not self.phase:
             self.phase = phase
             logger.info("phase", extra={"fields": {"phase": phase}})
+
+
+def _died() -> StartupError:
+    return StartupError(
+        "EngineDied",
+        "The engine's process ended while the server ran.",
+        "Mostly the memory was not enough: raise the memory limit, or let fewer answers run at the same time. "
+        "The log line engine_died has the exit code.",
+        ExitCode.ENGINE,
+    )
+
+
+def _stalled(seconds: float) -> StartupError:
+    return StartupError(
+        "EngineStalled",
+        f"The engine had made no progress for {seconds:.0f} s when the server was stopped.",
+        "Give it more processors or memory, or allow longer pauses with HEARTBEAT_TIMEOUT_SECONDS.",
+        ExitCode.ENGINE,
+    )

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from collections.abc import Callable
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -24,13 +25,13 @@ from inference_server.tracing import choose_tracer
 logger = logging.getLogger(__name__)
 
 
-def run(note: MemoryNote) -> int:
-    """Serve until a signal or a failure ends it."""
+def run(note: MemoryNote, choose: Callable[[Settings], Engine] | None = None) -> int:
+    """Serve until a signal or a failure ends it. `choose`: the engine, where it is not that of the settings."""
     configure_logging("INFO")
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
-        serve_until_stopped(settings, choose_engine(settings), note)
+        serve_until_stopped(settings, (choose or choose_engine)(settings), note)
     except StartupError as error:
         note.stop()
         report(error, termination_log_path=termination_log_path())
@@ -66,6 +67,8 @@ def serve_until_stopped(settings: Settings, engine: Engine, note: MemoryNote | N
         timeout_seconds=settings.drain_timeout_seconds,
     )
     server.run(sockets=[listener])
+    # A stop in a hurry closes nothing, and so has not looked.
+    lifecycle.look(ending=True)
     if lifecycle.failure is not None:
         raise lifecycle.failure
     logger.info("stopped")

@@ -16,7 +16,7 @@ from inference_server.api.error_bodies import ProblemError
 from inference_server.api.refusals import EXPECTED, internal_error, refusal, shutting_down
 from inference_server.api.sse import EventStream
 from inference_server.engine.answer import Answer, collect
-from inference_server.engine.protocol import Event, Finished, GenerationFailed, GenerationRequest, TextDelta
+from inference_server.engine.protocol import Event, GenerationFailed, GenerationRequest
 from inference_server.generations import Generations
 from inference_server.lifecycle import Lifecycle
 
@@ -48,8 +48,6 @@ class Answering:
                 answer = await collect(self._generations, generation)
         except EXPECTED as error:
             raise self._explained(error) from None
-        if answer.finish_reason == "shutdown" and not answer.text:
-            raise shutting_down()
         return answer
 
     async def stream(self, generation: GenerationRequest, request: Request, encoder: Encoder) -> EventStream:
@@ -60,9 +58,6 @@ class Answering:
                 first = await anext(events)
         except EXPECTED as error:
             raise self._explained(error) from None
-        if _is_shutdown(first):
-            await events.aclose()
-            raise shutting_down()
         patience = self.config.engine_patience_seconds + self.config.stream_patience_seconds
         return EventStream(
             self._frames(first, events, encoder),
@@ -77,13 +72,9 @@ class Answering:
     ) -> AsyncGenerator[bytes, None]:
         async with aclosing(events):
             yield encoder.event(first)
-            written = isinstance(first, TextDelta)
             try:
                 async for event in events:
-                    written = written or isinstance(event, TextDelta)
-                    # An answer of nothing would pass for one.
-                    nothing = _is_shutdown(event) and not written
-                    yield encoder.error(shutting_down()) if nothing else encoder.event(event)
+                    yield encoder.event(event)
             except EXPECTED as error:
                 yield encoder.error(self._explained(error))
             except Exception:
@@ -95,7 +86,3 @@ class Answering:
         if isinstance(error, GenerationFailed):
             logger.error("generation_failed", exc_info=error)
         return refusal(error, self.lifecycle)
-
-
-def _is_shutdown(event: Event) -> bool:
-    return isinstance(event, Finished) and event.reason == "shutdown"

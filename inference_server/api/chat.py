@@ -46,7 +46,7 @@ def add_chat(app: FastAPI, answering: Answering) -> None:
         "/v1/chat/completions",
         tags=["openai"],
         response_model=ChatCompletion,
-        responses=streamed(_STREAM) | openai_responses(400, 401, 404, 413, 415, 429, 500, 503),
+        responses=streamed(_STREAM) | openai_responses(400, 401, 404, 413, 415, 429, 500, 503, 504),
     )
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Go on with a conversation. Without a system message of its own it gets the server's."""

@@ -14,6 +14,9 @@ class ApiConfig:
     system_prompt: str = field(default="", repr=False)
     include_patient_mrn: bool = False
     request_timeout_seconds: float = 300.0
+    max_new_tokens: int = 512
+    # None: as much as leaves room for the answer.
+    thinking_budget: int | None = None
     stream_ping_seconds: float = 10.0
     # An engine ends an answer at its deadline, between two steps; then it is stuck.
     engine_patience_seconds: float = 30.0
@@ -29,5 +32,7 @@ def api_config(settings: Settings) -> ApiConfig:
         system_prompt=system_prompt(settings),
         include_patient_mrn=settings.include_patient_mrn,
         request_timeout_seconds=settings.request_timeout_seconds,
+        max_new_tokens=settings.max_new_tokens,
+        thinking_budget=None if settings.thinking_budget < 0 else settings.thinking_budget,
         stream_ping_seconds=settings.stream_ping_seconds,
     )

@@ -78,8 +78,11 @@ class TriageResponse(BaseModel):
     """A generated answer and where it came from."""
 
     response: str = Field(
-        description="The answer.",
+        description="The answer; never empty. Where it is incomplete, a fixed text at its end says so.",
         examples=["[MOCK RESPONSE] This text is hard-coded. …"],
+    )
+    incomplete: bool = Field(
+        description="Whether the answer was cut, for whatever reason: its words alone may mislead.", examples=[False]
     )
     mode: Mode = Field(description="`mock`: hard-coded text. `qwen`: a language model.", examples=["mock"])
     model: str = Field(description="Name of the model; `mock` in mock mode.", examples=["mock"])
@@ -181,5 +184,6 @@ PROBLEM_DESCRIPTIONS = {
     422: "A field is missing, unknown, or not valid; or the prompt is too long.",
     429: "The queue is full; Retry-After says when to come back.",
     500: "The server failed; the log has the place in the code under this request id.",
-    503: "Not ready: still loading, the engine is stuck, or the server is shutting down.",
+    503: "Not ready: still loading, the engine is stuck or has ended, or the server is shutting down.",
+    504: "The time of the request was over before an answer began.",
 }

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from inference_server.api.answering import Answering
 from inference_server.api.config import ApiConfig
 from inference_server.api.error_bodies import ProblemError, problem
+from inference_server.api.safe_text import CUT_TEXT
 from inference_server.api.schemas import TriageRequest, TriageResponse, UsageBody, problem_responses
 from inference_server.api.sse import frame, streamed
 from inference_server.engine.protocol import (
@@ -35,7 +36,7 @@ def add_triage(app: FastAPI, answering: Answering) -> None:
         "/triage",
         tags=["triage"],
         response_model=TriageResponse,
-        responses=streamed(_STREAM) | problem_responses(400, 401, 413, 415, 422, 429, 500, 503),
+        responses=streamed(_STREAM) | problem_responses(400, 401, 413, 415, 422, 429, 500, 503, 504),
     )
     async def triage(body: TriageRequest, request: Request) -> Response:
         """Answer a patient's question. An answer is generated text: it does not replace a clinician."""
@@ -46,7 +47,7 @@ def add_triage(app: FastAPI, answering: Answering) -> None:
         answer = await answering.whole(generation, request)
         end = Finished(answer.finish_reason, answer.usage, answer.thinking_truncated)
         reply = TriageResponse(
-            response=answer.text,
+            response=answer.text + _note(end),
             reasoning=answer.reasoning if body.include_reasoning else None,
             **_end(end, info, generation.request_id),
         )
@@ -78,8 +79,17 @@ def _question(body: TriageRequest, config: ApiConfig) -> str:
     return body.query
 
 
+def _is_cut(end: Finished) -> bool:
+    return end.reason != "stop"
+
+
+def _note(end: Finished) -> str:
+    return CUT_TEXT if _is_cut(end) else ""
+
+
 def _end(end: Finished, info: EngineInfo, request_id: str) -> dict[str, Any]:
     return {
+        "incomplete": _is_cut(end),
         "mode": info.mode,
         "model": info.model,
         "revision": info.revision,
@@ -115,7 +125,8 @@ class _TriageEvents:
             case Finished():
                 end = _end(event, self._info, self._request_id)
                 usage = event.usage and _usage(event.usage).model_dump()
-                return frame({**end, "usage": usage}, event="done")
+                note = frame({"text": _note(event)}, event="delta") if _is_cut(event) else b""
+                return note + frame({**end, "usage": usage}, event="done")
             case _:
                 return b""
 

@@ -37,6 +37,10 @@ class LoggedProcess:
         """Every line of output; fails when one is not a JSON object."""
         return [json.loads(line) for line in self._lines]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 

@@ -1,23 +1,28 @@
 """LLM_MODE=qwen, as a process: from the environment to an answer."""
 
+import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from inference_server.api.safe_text import CUT_TEXT
 from inference_server.fetch.ready import Ready, ReadyFile, dump_ready
 from tests.unit.server.running import PATIENCE_SECONDS, QUESTION, a_server
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def test_a_fetched_model_answers_triage_questions(thinking_model: Path, tmp_path: Path) -> None:
+def a_fetched_model(thinking_model: Path, tmp_path: Path) -> dict[str, str]:
+    """The variables of a server that runs it."""
     folder = tmp_path / "cache" / "tiny--model" / COMMIT
     folder.parent.mkdir(parents=True)
     folder.symlink_to(thinking_model)
     files = {path.name: ReadyFile(path.stat().st_size, "") for path in folder.iterdir() if path.name != "READY.json"}
     (folder / "READY.json").write_text(dump_ready(Ready("tiny/model", COMMIT, files, 0)))
-    variables = {
+    return {
         "LLM_MODE": "qwen",
         "MODEL_CACHE_DIR": str(tmp_path / "cache"),
         "MODEL_REPOSITORY": "tiny/model",
@@ -26,6 +31,10 @@ def test_a_fetched_model_answers_triage_questions(thinking_model: Path, tmp_path
         "ENGINE_THREADS": "1",
         "DO_SAMPLE": "false",
     }
+
+
+def test_a_fetched_model_answers_triage_questions(thinking_model: Path, tmp_path: Path) -> None:
+    variables = a_fetched_model(thinking_model, tmp_path)
     with a_server(tmp_path, **variables) as server:
 
         def ask(path: str, **body: Any) -> Any:
@@ -40,5 +49,18 @@ def test_a_fetched_model_answers_triage_questions(thinking_model: Path, tmp_path
     assert (answer["mode"], answer["model"], answer["revision"]) == ("qwen", "tiny/model", COMMIT)
     assert answer["response"]
     assert answer["usage"]["completion_tokens"] <= 40
-    assert answer["response"] == again["response"] == chat["message"]["content"] != varied["response"]
+    assert answer["response"] == again["response"] != varied["response"]
+    # Its end, where it was cut at its limit, is not the model's.
+    assert answer["response"].removesuffix(CUT_TEXT) == chat["message"]["content"]
     assert (facts["quantization"], facts["threads"]) == ("int8", 1)
+
+
+def test_a_server_whose_engine_is_killed_says_so_at_its_end(thinking_model: Path, tmp_path: Path) -> None:
+    log = tmp_path / "termination-log"
+    log.touch()
+    with a_server(tmp_path, **a_fetched_model(thinking_model, tmp_path), TERMINATION_LOG_PATH=str(log)) as server:
+        (worker,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        os.kill(int(worker), signal.SIGKILL)
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit() == 70
+    assert json.loads(log.read_text())["reason"] == "EngineDied"

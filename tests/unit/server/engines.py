@@ -1,8 +1,11 @@
 """Engines that misbehave, or tell what they saw: real implementations of the interface, for tests."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 
 from inference_server.engine.mock import MockEngine
 from inference_server.engine.protocol import (
@@ -196,6 +199,50 @@ class StuckEngine(MockEngine):
 
     def heartbeat(self) -> float:
         return self._age if self.stuck else 0.0
+
+
+class ThinkingForEver(SlowEngine):
+    """Thinks aloud until its deadline, and never comes to an answer; a model of 40 tokens a second."""
+
+    def __init__(self) -> None:
+        super().__init__(silent=True)
+        self.seen: list[GenerationRequest] = []
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, thinks=True, predicted_tokens_per_second=40.0, context_tokens=4096)
+
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        self.seen.append(request)
+        async with aclosing(super().submit(request)) as events:
+            async for event in events:
+                if isinstance(event, Accepted):
+                    yield event
+                    yield ReasoningDelta("Crushing?")
+                elif isinstance(event, Finished):
+                    yield replace(event, usage=Usage(12, 106, 106), timing=Timing(0.0, 0.1))
+
+
+class WordlessEngine(MockEngine):
+    """Ends with these events, none of which has a word."""
+
+    def __init__(self, *events: Event) -> None:
+        super().__init__()
+        self._events = events
+
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        yield Accepted()
+        for event in self._events if request.request_id != "warm-up" else (Finished("stop", None),):
+            yield event
+
+
+class MortalEngine(SlowEngine):
+    """Makes no progress once there is a file `stuck` in its folder, and is dead once there is a file `dead`."""
+
+    def heartbeat(self) -> float:
+        if Path("dead").exists():
+            return math.inf
+        return 3601.0 if Path("stuck").exists() else 0.0
 
 
 class NeverLoadedEngine(MockEngine):

@@ -31,6 +31,8 @@ PATIENCE_SECONDS = 300
 MODULE = ("-m", "inference_server")
 # The same server, with an engine that writes for ever.
 SLOW = (str(Path(__file__).with_name("slow_server.py")),)
+# The same server, with an engine that dies when a file says so.
+MORTAL = (str(Path(__file__).with_name("mortal_server.py")),)
 # The same server, with an engine whose answers wait for a file.
 GATED = (str(Path(__file__).with_name("gated_server.py")),)
 

@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from inference_server.api.safe_text import CUT_TEXT
 from inference_server.engine.answer import collect
 from inference_server.engine.mock import MockEngine
 from inference_server.engine.protocol import EngineUnavailable, GenerationRequest, Message, TextDelta
@@ -63,8 +64,10 @@ async def test_a_mock_heeds_the_settings_limit_of_words_and_a_request_its_own(
     async with an_app(choose_engine(load_settings())) as app:
         chat = {"model": "mock", "messages": [{"role": "user", "content": "hello"}]}
         answers = [
-            (await app.client.post("/triage", json=QUESTION)).json()["response"],
-            (await app.client.post("/triage", json={**QUESTION, "max_new_tokens": 7})).json()["response"],
+            (await app.client.post("/triage", json=QUESTION)).json()["response"].removesuffix(CUT_TEXT),
+            (await app.client.post("/triage", json={**QUESTION, "max_new_tokens": 7}))
+            .json()["response"]
+            .removesuffix(CUT_TEXT),
             (await app.client.post("/v1/chat/completions", json=chat)).json()["choices"][0]["message"]["content"],
         ]
     assert [len(answer.split()) for answer in answers] == [5, 7, 5]

@@ -34,7 +34,7 @@ async def test_every_operation_and_answer_has_a_description() -> None:
 async def test_errors_are_documented_as_problem_documents() -> None:
     async with an_app() as app:
         answers = app.schema["paths"]["/triage"]["post"]["responses"]
-    assert set(answers) == {"200", "400", "401", "413", "415", "422", "429", "500", "503"}
+    assert set(answers) == {"200", "400", "401", "413", "415", "422", "429", "500", "503", "504"}
     assert set(answers.pop("200")["content"]) == {"application/json", "text/event-stream"}
     assert {kind for answer in answers.values() for kind in answer["content"]} == {"application/problem+json"}
 
@@ -42,7 +42,7 @@ async def test_errors_are_documented_as_problem_documents() -> None:
 async def test_errors_of_openais_paths_are_documented_in_its_shape() -> None:
     async with an_app() as app:
         answers = app.schema["paths"]["/v1/chat/completions"]["post"]["responses"]
-    assert set(answers) == {"200", "400", "401", "404", "413", "415", "429", "500", "503"}
+    assert set(answers) == {"200", "400", "401", "404", "413", "415", "429", "500", "503", "504"}
     del answers["200"]
     shapes = {answer["content"]["application/json"]["schema"]["$ref"] for answer in answers.values()}
     assert shapes == {"#/components/schemas/OpenAIError"}

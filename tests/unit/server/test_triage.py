@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from inference_server.api.safe_text import CUT_TEXT
 from tests.unit.server.engines import BlockedEngine, CountingEngine, NeverLoadedEngine, UnfinishedEngine
 from tests.unit.server.running import QUESTION, an_app, until
 
@@ -14,6 +15,7 @@ async def test_a_question_is_answered_by_the_mock() -> None:
     assert body.pop("response")
     assert body.pop("request_id") == answer.headers["x-request-id"]
     assert body == {
+        "incomplete": False,
         "mode": "mock",
         "model": "mock",
         "revision": None,
@@ -28,7 +30,8 @@ async def test_the_answer_carries_what_the_engine_reports() -> None:
         body = (await app.client.post("/triage", json=QUESTION)).json()
     del body["request_id"]
     assert body == {
-        "response": "Drink water.",
+        "response": f"Drink water.{CUT_TEXT}",
+        "incomplete": True,
         "mode": "qwen",
         "model": "Qwen/Qwen3-4B-Thinking-2507",
         "revision": "0123abc",

@@ -1,0 +1,15 @@
+"""Run as a program by tests: the real server, with an engine that dies when a file says so."""
+
+import os
+import sys
+
+from inference_server.memory_note import MemoryNote
+from inference_server.serve import run
+from tests.unit.server.engines import MortalEngine
+
+if __name__ == "__main__":
+    note = MemoryNote(os.environ["TERMINATION_LOG_PATH"])
+    note.start()
+    code = run(note, lambda _: MortalEngine())
+    note.stop()
+    sys.exit(code)
