@@ -5,6 +5,7 @@ And so does a retry token, for what lies outside of the spec; the condition Read
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 import yaml
 
 from llm_operator.api.conditions import FETCH_REASONS, Finding, Reason
+from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.diagnosis import awaited, diagnose
+from llm_operator.core.memory import too_small
 from llm_operator.core.model import Judge, Observation, Record
 from llm_operator.core.plan import plan
 from llm_operator.core.refusals import read_refusal
@@ -20,7 +23,12 @@ from llm_operator.core.revision import Revision, RolloutTerms, State, Verdict, d
 from llm_operator.core.status import build_status
 from tests.unit.operator import test_diagnosis, test_refusals
 from tests.unit.operator.builders import (
+    COMMIT,
+    FACTS,
     SETTINGS,
+    WEIGHTS,
+    a_cached_spec,
+    a_claim,
     a_container_status,
     a_pod,
     a_revision,
@@ -146,6 +154,37 @@ def test_a_token_has_it_tried_again_whatever_it_was_rejected_for_and_is_named(re
     assert len(attempts(running(a_spec(**BAD, **EDITS["spec.rollback.retryToken"]), GOOD, bad))) == 1
 
 
+# Of a model that could not be fetched, or does not fit.
+MODEL_EDITS: dict[str, dict[str, Any]] = {
+    "spec.model.repository": {"model": {"repository": "Qwen/Qwen3-0.6B"}},
+    "spec.model.revision": {"model": {"revision": "v2"}},
+    "spec.model.endpoint": {"model": {"endpoint": "https://mirror.example.com"}},
+    "spec.model.tokenSecretRef": {"model": {"tokenSecretRef": {"name": "another"}}},
+    "spec.model.memoryCheck": {"model": {"memoryCheck": "Skip"}},
+    "spec.model.source": {"cache": None, "model": {"source": "image"}},
+    "spec.cache.claimName": {"cache": {"claimName": "another"}},
+    "spec.resources.limits.memory": {"resources": {"limits": {"memory": "64Gi"}}},
+    "spec.image": {"image": "another:1"},
+    "spec.rollout.progressDeadlineSeconds": {"rollout": {"progressDeadlineSeconds": 1800}},
+    "spec.rollback.retryToken": {"rollback": {"retryToken": "once-more"}},
+}
+
+
+@pytest.mark.parametrize("edit", MODEL_EDITS.values(), ids=MODEL_EDITS)
+def test_an_edit_of_what_a_fetch_depends_on_has_it_tried_again(edit: dict[str, Any]) -> None:
+    terms = RolloutTerms("RollingUpdate", 900, 10)
+    bad = a_revision(State.REJECTED, number=2, spec=a_cached_spec(), reason="TokenMissing", rollout=terms)
+    assert attempts(running(a_cached_spec(), GOOD, bad, claim=a_claim())) == []
+    assert len(attempts(running(a_cached_spec(**edit), GOOD, bad, claim=a_claim()))) == 1
+
+
+def test_the_advice_for_a_model_that_does_not_fit_is_among_these() -> None:
+    model = CachedModel("a/b", COMMIT, "/models/a--b", WEIGHTS, FACTS)
+    misfit = too_small(a_cached_spec(resources={"limits": {"memory": "1Gi"}}), model)
+    assert misfit is not None
+    assert fields_in(misfit.message) <= set(MODEL_EDITS)
+
+
 def test_every_fault_of_pods_has_a_message_here() -> None:
     start, end = list(Reason).index(Reason.INVALID_IMAGE_NAME), list(Reason).index(Reason.PROGRESS_DEADLINE_EXCEEDED)
     assert set(list(Reason)[start : end + 1]) == {one.reason for one in FINDINGS}
@@ -154,6 +193,7 @@ def test_every_fault_of_pods_has_a_message_here() -> None:
 # No remedy names what an LLMDeployment lacks.
 
 
+@lru_cache
 def schema() -> dict[str, Any]:
     crd = yaml.safe_load((ROOT / "crds/llmdeployments.yaml").read_text())
     found: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

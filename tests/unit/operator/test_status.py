@@ -20,7 +20,11 @@ from llm_operator.core.status import READY, REJECTED_SHOWN, SERVING_SHOWN, build
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,
+    a_cached_spec,
+    a_claim,
     a_container_status,
+    a_fetch,
+    a_fetch_pod,
     a_parent,
     a_pod,
     a_revision,
@@ -28,6 +32,7 @@ from tests.unit.operator.builders import (
     ago,
     an_observation,
     going,
+    last_words_of,
     rolled_out,
     running,
     waiting,
@@ -423,6 +428,19 @@ def test_a_proof_and_a_fault_of_what_was_good_are_given_up_at_no_time() -> None:
     assert "given up" not in ready_message(
         running(SPEC, good, counts=NOTHING_UP, pods=(a_pod(of=good, containerStatuses=away),))
     )
+
+
+def test_a_fetch_that_may_yet_succeed_tells_what_serves_and_when_it_ends() -> None:
+    spec = a_cached_spec()
+    new = a_revision(number=2, spec=spec)
+    pods = (a_fetch_pod(40, last_words_of(40, "HostNotFound")),)
+    observation = running(
+        spec, GOOD, new, claim=a_claim(), fetch=a_fetch(), fetch_pods=pods, pods=(a_pod(of=GOOD, ready=True),)
+    )
+    message = ready_message(observation)
+    assert f"Revision {GOOD.hash} serves; given up at {END}. It says: It went wrong. Put it right." in message
+    going_on = ready_message(replace(observation, fetch_pods=(a_fetch_pod(),)))
+    assert "given up" not in going_on, "no doubt, no end"
 
 
 NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no cpu"}
