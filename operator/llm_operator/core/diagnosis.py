@@ -126,14 +126,9 @@ def denied_with_secrets(pods: Iterable[Manifest]) -> set[str]:
 
 def awaited(pods: Iterable[Manifest]) -> Fault | None:
     """What a pod without a fault is waiting for: usual while it starts, a finding once its time is over."""
-    for pod in pods:
-        if is_going(pod) or is_over(pod) or is_ready(pod):
-            continue
-        for check in (_server_does_not_answer, _fetch_goes_on, _injected_not_ready, _not_yet_created):
-            fault = check(pod)
-            if fault is not None:
-                return fault
-    return None
+    waiting = [pod for pod in pods if not (is_going(pod) or is_over(pod) or is_ready(pod))]
+    found = (check(pod, one) for pod in waiting for check in AWAITED for one in _containers(pod))
+    return next((fault for fault in found if fault is not None), None)
 
 
 def fault_of_pod(pod: Manifest) -> Fault | None:
@@ -358,60 +353,60 @@ def _injected(pod: Manifest, container: Manifest, what: str) -> str:
 # What a pod without a fault waits for.
 
 
-def _server_does_not_answer(pod: Manifest) -> Fault | None:
-    for container in _containers(pod):
-        if container["name"] == names.SERVER_CONTAINER and _runs_unready(container):
-            probe = "readiness probe (GET /readyz)" if container.get("started") else "startup probe (GET /startupz)"
-            finding = Finding(
-                Reason.PROBE_TIMEOUT,
-                f"Pod {_name(pod)}: container {container['name']} runs and does not answer its {probe}; give it more "
-                "CPU in spec.resources, or time in spec.rollout.progressDeadlineSeconds.",
-            )
-            return Fault(finding, Proof.DOUBT, look=_logs(pod, container, previous=False))
-    return None
+def _server_does_not_answer(pod: Manifest, container: Manifest) -> Fault | None:
+    if container["name"] != names.SERVER_CONTAINER or not _runs_unready(container):
+        return None
+    probe = "readiness probe (GET /readyz)" if container.get("started") else "startup probe (GET /startupz)"
+    finding = Finding(
+        Reason.PROBE_TIMEOUT,
+        f"Pod {_name(pod)}: container {container['name']} runs and does not answer its {probe}; give it more CPU in "
+        "spec.resources, or time in spec.rollout.progressDeadlineSeconds.",
+    )
+    return Fault(finding, Proof.DOUBT, look=_logs(pod, container, previous=False))
 
 
-def _fetch_goes_on(pod: Manifest) -> Fault | None:
-    for container in _containers(pod):
-        if container["name"] == names.FETCH_CONTAINER and _runs_unready(container):
-            finding = Finding(
-                Reason.PROGRESS_DEADLINE_EXCEEDED,
-                f"Pod {_name(pod)} still fetches its model; raise spec.rollout.progressDeadlineSeconds, or set "
-                "spec.cache, so that it is fetched once.",
-            )
-            return Fault(finding, Proof.DOUBT, look=_logs(pod, container, previous=False))
-    return None
+def _fetch_goes_on(pod: Manifest, container: Manifest) -> Fault | None:
+    if container["name"] != names.FETCH_CONTAINER or not _runs_unready(container):
+        return None
+    finding = Finding(
+        Reason.PROGRESS_DEADLINE_EXCEEDED,
+        f"Pod {_name(pod)} still fetches its model; raise spec.rollout.progressDeadlineSeconds, or set spec.cache, so "
+        "that it is fetched once.",
+    )
+    return Fault(finding, Proof.DOUBT, look=_logs(pod, container, previous=False))
 
 
-def _injected_not_ready(pod: Manifest) -> Fault | None:
-    for container in _containers(pod):
-        if container["name"] not in OURS and _runs_unready(container):
-            text = _injected(pod, container, "runs and is not ready, and the pod waits for it")
-            return Fault(
-                Finding(Reason.INJECTED_CONTAINER_FAILING, text),
-                Proof.DOUBT,
-                look=_logs(pod, container, previous=False),
-            )
-    return None
+def _injected_not_ready(pod: Manifest, container: Manifest) -> Fault | None:
+    if container["name"] in OURS or not _runs_unready(container):
+        return None
+    text = _injected(pod, container, "runs and is not ready, and the pod waits for it")
+    finding = Finding(Reason.INJECTED_CONTAINER_FAILING, text)
+    return Fault(finding, Proof.DOUBT, look=_logs(pod, container, previous=False))
 
 
-def _not_yet_created(pod: Manifest) -> Fault | None:
-    for container in _containers(pod):
-        if _waits(container).get("reason") in ("ContainerCreating", "PodInitializing"):
-            finding = Finding(
-                Reason.PROGRESS_DEADLINE_EXCEEDED,
-                f"Pod {_name(pod)}: container {container['name']} is not created yet ({_waits(container)['reason']}): "
-                "a volume, the network of the pod or a large image is waited for.",
-            )
-            where = f"`kubectl describe pod -n {pod['metadata']['namespace']} {_name(pod)}`"
-            return Fault(finding, Proof.DOUBT, look=f"See {where}.")
-    return None
+def _not_yet_created(pod: Manifest, container: Manifest) -> Fault | None:
+    reason = _waits(container).get("reason")
+    if reason not in ("ContainerCreating", "PodInitializing"):
+        return None
+    finding = Finding(
+        Reason.PROGRESS_DEADLINE_EXCEEDED,
+        f"Pod {_name(pod)}: container {container['name']} is not created yet ({reason}): a volume, the network of the "
+        "pod or a large image is waited for.",
+    )
+    look = f"See `kubectl describe pod -n {pod['metadata']['namespace']} {_name(pod)}`."
+    return Fault(finding, Proof.DOUBT, look=look)
 
 
 def _runs_unready(container: Manifest) -> bool:
     return "running" in container.get("state", {}) and not container.get("ready")
 
 
+AWAITED: tuple[Callable[[Manifest, Manifest], Fault | None], ...] = (
+    _server_does_not_answer,
+    _fetch_goes_on,
+    _injected_not_ready,
+    _not_yet_created,
+)
 POD_CHECKS: tuple[Callable[[Manifest], Fault | None], ...] = (_evicted, _gated, _unschedulable)
 CONTAINER_CHECKS: tuple[Callable[[Manifest, Manifest], Fault | None], ...] = (
     _image_name_invalid,
