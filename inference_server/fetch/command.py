@@ -16,6 +16,7 @@ from inference_server.fetch.ready import ready_record
 from inference_server.fetch.settings import load_fetch_settings, load_prune_order
 from inference_server.logs import configure_logging
 from inference_server.memory_note import MemoryNote
+from inference_server.modes import canonical_mode, require_supported
 from inference_server.settings import termination_log_path
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ def run_prune(note: MemoryNote) -> int:
 def _begin_fetch() -> tuple[Display, Work]:
     began = time.monotonic()
     settings = load_fetch_settings()
+    if settings.fetch_for_mode:
+        require_supported(canonical_mode(settings.fetch_for_mode))
     display = choose_display(sys.stdout, seconds_between=settings.fetch_progress_seconds)
 
     def work() -> dict[str, Any]:

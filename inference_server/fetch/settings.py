@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from inference_server.fetch.keep import parse_keep, parse_until
+from inference_server.modes import MODES
 from inference_server.settings import TerminationLogSettings, invalid_settings, read_settings
 
 MANUAL = "docs/model-cache.md"
@@ -35,6 +36,12 @@ class FetchSettings(TerminationLogSettings):
         max_length=200,
         description="Branch, tag or commit. With a whole commit a cached model needs no network.",
         examples=["main"],
+    )
+    fetch_for_mode: str = Field(
+        default="",
+        pattern=f"^({'|'.join(MODES)})?$",
+        description="Mode that this very installation must be able to run, or nothing is fetched; unset means any.",
+        examples=["qwen"],
     )
     model_cache_dir: str = Field(
         default="/app/models", description="Folder of the models; a volume, or they are gone with the container."

@@ -13,7 +13,7 @@ from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.diagnosis import denied_with_secrets
 from llm_operator.core.fetch import fetch_name
-from llm_operator.core.gate import refilled
+from llm_operator.core.gate import may_be_refused, refilled
 from llm_operator.core.history import read_history
 from llm_operator.core.model import InvalidSpec, Neighbourhood, Observation, Parent, Settings, Suspicion
 from llm_operator.core.names import Manifest
@@ -70,6 +70,7 @@ async def observe(
     read = parse_parent(parent)
     model = await _model(kube, store, read, revisions, settings, live=live)
     own_pods = tuple(pod for pod in pods if is_pod_of(name, pod))
+    events = await _events_of_fetch(kube, model)
     return Observation(
         parent=read,
         deployment=deployment,
@@ -85,6 +86,7 @@ async def observe(
         others_keep_claim=model.others_keep_claim,
         fetch=model.fetch,
         fetch_pods=model.pods,
+        fetch_events=tuple(events),
         other_fetches=_other_fetches(store, read, model.fetch),
         neighbourhood=await _neighbourhood(kube, store, read, model.claim, live=live),
     )
@@ -132,6 +134,19 @@ async def _model(
         )
         found = job, pods
     return _Model(claim, kept, found[0], tuple(found[1]))
+
+
+async def _events_of_fetch(kube: Kube, model: _Model) -> list[Manifest]:
+    """Why a Job has no pods stands nowhere else: it is asked only where that is so."""
+    job = model.fetch
+    if job is None or not may_be_refused(job, model.pods, kube.contact.now()):
+        return []
+    try:
+        about = f"regarding.uid={job['metadata']['uid']}"
+        return await kube.find(EVENTS, job["metadata"]["namespace"], field_selector=about)
+    except ApiError:
+        # An operator with the rights of an earlier version, for one, goes on without: nothing but words depends on it.
+        return []
 
 
 def _others_keep(store: Store, parent: Parent, claim: str) -> bool:

@@ -13,7 +13,7 @@ import yaml
 
 from tests.integration.conftest import ROOT, ControlPlane
 from tests.integration.test_rollback import entries, is_rolled_back, new_namespace, written_since
-from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually, is_ready
+from tests.kubectl import Kubectl, Manifest, Refused, an_llmdeployment, condition, eventually, is_ready
 
 FETCH = "llm.carepath.ai/fetch"
 COMMIT = "0123456789" * 4
@@ -88,7 +88,7 @@ def test_a_model_is_fetched_first_and_then_served_from_the_claim(kubectl: Kubect
         "revision": "main",
         "commit": COMMIT,
     }
-    assert found["status"]["cache"] == {"phase": "Ready", "percent": 100}
+    assert found["status"]["cache"] == {"phase": "Ready", "progress": "100%", "percent": 100}
     assert condition(found, "ModelCached")["reason"] == "ModelReady"
     (job,) = jobs(kubectl)
     assert owners(job) == {"triage"}
@@ -98,7 +98,7 @@ def test_a_model_is_fetched_first_and_then_served_from_the_claim(kubectl: Kubect
     assert env["MODEL_PATH"] == f"/models/Qwen--Qwen3-4B-Thinking-2507/{COMMIT}"
     header, line = kubectl("get", "llmdep").splitlines()
     assert line.split()[:7] == [
-        "triage", "qwen", "Qwen/Qwen3-4B-Thinking-2507", "True", "AllReplicasReady", "1", "100",
+        "triage", "qwen", "Qwen/Qwen3-4B-Thinking-2507", "True", "AllReplicasReady", "1", "100%",
     ], header  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_a_fetch_that_fails_never_touches_the_serving_deployment(
     found = wait_for(kubectl, is_rolled_back)
     assert condition(found, "RolledBack")["reason"] == reason
     assert condition(found, "Available")["status"] == "True"
-    assert found["status"]["cache"] == {"phase": "Failed"}
+    assert found["status"]["cache"] == {"phase": "Failed", "progress": "Failed"}
     written = written_since(control_plane, start, kubectl.namespace)
     assert {one["objectRef"]["resource"] for one in written} & {"deployments", "services"} == set()
 
@@ -141,6 +141,63 @@ def test_a_retry_token_has_it_fetched_once_more(kubectl: Kubectl) -> None:
     found = wait_for(kubectl, lambda found: [one["attempts"] for one in found["status"]["rejected"]] == [2])
     assert found["status"]["rejected"][0]["reason"] == "TokenInvalid"
     assert job["metadata"]["uid"] not in {one["metadata"]["uid"] for one in jobs(kubectl)}
+
+
+def test_a_quota_on_cpu_and_memory_lets_a_fetch_run(kubectl: Kubectl) -> None:
+    kubectl("create", "quota", "team", "--hard=limits.cpu=10,limits.memory=40Gi,requests.cpu=10,requests.memory=40Gi")
+    eventually(lambda: "hard" in (kubectl.get("quota", "team") or {}).get("status", {}))
+    kubectl.apply(a_model(resources={"limits": {"cpu": "1", "memory": "16Gi"}}))
+    wait_for(kubectl, is_ready)
+
+
+def test_a_fetch_whose_pods_are_refused_says_why_and_what_to_set(kubectl: Kubectl) -> None:
+    limits = [{"type": "Container", "max": {"cpu": "1", "memory": "16Gi"}}]
+    kubectl.apply({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small"}, "spec": {"limits": limits}})
+    spec: Manifest = {"resources": {"limits": {"cpu": "1", "memory": "16Gi"}}}
+    kubectl.apply(a_model(**spec))
+    found = wait_for(kubectl, lambda found: found["status"].get("rejected"))
+    assert found["status"]["rejected"][0]["reason"] == "PodCreationRefused"
+    message = condition(found, "Ready")["message"]
+    assert "spec.model.fetchResources" in message
+    assert "maximum cpu usage per Container is 1, but limit is 2" in message
+    kubectl.patch("llmdep", "triage", {"spec": {"model": {"fetchResources": {"limits": {"cpu": "1"}}}}})
+    wait_for(kubectl, is_ready)
+
+
+def test_a_policy_that_refuses_the_job_itself_is_told_in_its_own_words(
+    kubectl: Kubectl, control_plane: ControlPlane
+) -> None:
+    name = f"no-jobs-{kubectl.namespace}"
+    rules = [{"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}]
+    policy = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy"}
+    only_here = {"matchLabels": {"kubernetes.io/metadata.name": kubectl.namespace}}
+    validation = {"expression": "false", "message": "batch work runs at night"}
+    kubectl.apply(
+        {**policy, "metadata": {"name": name}, "spec": {
+            "matchConstraints": {"resourceRules": rules}, "validations": [validation],
+        }},
+        {**policy, "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name}, "spec": {
+            "policyName": name, "validationActions": ["Deny"], "matchResources": {"namespaceSelector": only_here},
+        }},
+    )  # fmt: skip
+    job: Manifest = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "probe"}, "spec": {"template": {
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "one", "image": "kwok/never:1"}]}}}}  # fmt: skip
+
+    def refuses() -> bool:
+        try:
+            kubectl.apply(job, dry_run=True)
+        except Refused as error:
+            return "at night" in str(error)
+        return False
+
+    try:
+        eventually(refuses)
+        kubectl.apply(a_model())
+        found = wait_for(kubectl, lambda found: condition(found, "Ready")["reason"] == "ApplyRefused")
+        assert "batch work runs at night" in condition(found, "Ready")["message"]
+    finally:
+        kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", name)
+    wait_for(kubectl, is_ready)
 
 
 def release(kubectl: Kubectl) -> None:

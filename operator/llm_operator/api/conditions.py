@@ -102,6 +102,7 @@ class Reason(StrEnum):
     FETCH_INTERRUPTED = "FetchInterrupted"
     NO_SPACE_YET = "NoSpaceYet"
     FETCH_FAILED = "FetchFailed"
+    MODE_NOT_SUPPORTED = "ModeNotSupported"
     INVALID_SETTINGS = "InvalidSettings"
 
 
@@ -180,6 +181,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.FETCH_INTERRUPTED: "A signal ended the fetch; it begins again.",
     Reason.NO_SPACE_YET: "The volume of the cache has too little room while other fetches into it are at work.",
     Reason.FETCH_FAILED: "The fetch ended in an unforeseen way; its log says where.",
+    Reason.MODE_NOT_SUPPORTED: "The image cannot run the mode: it lacks the model's libraries. Nothing was fetched.",
     Reason.INVALID_SETTINGS: "The fetch does not take a setting; the message names it.",
 }
 

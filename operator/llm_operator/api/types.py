@@ -204,6 +204,11 @@ class Model(ApiModel):
             )
         ),
     )
+    fetch_resources: ResourceRequirements | None = Field(
+        None,
+        description="Compute resources of the container that fetches the model (and of the one that prunes a cache). "
+        "Unset means requests of 100m CPU and 128Mi memory, and limits of 2 CPU and 1Gi.",
+    )
     memory_check: Literal["Enforce", "Skip"] = Field(
         "Enforce",
         description="Whether a memory limit that cannot hold the model is refused before any pod starts. `Skip` lets "
@@ -588,6 +593,9 @@ class CacheStatus(ApiModel):
         description="`Pending` until a fetch works, `Fetching` while it does, `Ready` once every file was checked, "
         "`Failed` when it was given up; condition ModelCached says why."
     )
+    progress: str | None = Field(
+        None, max_length=16, description="The percent, such as `31%`, or the phase where there is none: column CACHE."
+    )
     bytes_done: int | None = Field(
         None, ge=0, description="Bytes that are in the cache.", json_schema_extra={"format": "int64"}
     )
@@ -727,9 +735,9 @@ PRINTER_COLUMNS: list[dict[str, Any]] = [
     },
     {
         "name": "Cache",
-        "type": "integer",
-        "jsonPath": ".status.cache.percent",
-        "description": "Percent of the declared model that is in the cache.",
+        "type": "string",
+        "jsonPath": ".status.cache.progress",
+        "description": "How much of the declared model is in the cache, or its phase.",
     },
     {
         "name": "URL",

@@ -26,6 +26,11 @@ CONFINED: Manifest = {
 TMP: Manifest = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 - inside the pod
 MODELS: Manifest = {"name": "models", "mountPath": names.MODELS_FOLDER}
 CA: Manifest = {"name": "ca", "mountPath": "/etc/fetch-ca", "readOnly": True}
+# All that a ResourceQuota may ask for. A model of any size needs no more memory; TLS and SHA-256 use two processors.
+FETCH_RESOURCES: Manifest = {
+    "requests": {"cpu": "100m", "memory": "128Mi"},
+    "limits": {"cpu": "2", "memory": "1Gi"},
+}
 STRATEGIES: dict[str, Manifest] = {
     "RollingUpdate": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
     "Recreate": {"type": "Recreate"},
@@ -207,6 +212,8 @@ def fetch_container(spec: LLMDeploymentSpec, settings: Settings) -> Manifest:
         *_which_model(spec),
         *endpoint,
         *way_out(settings),
+        # The image is the server's: if it could not run the model, gigabytes would come for nothing.
+        {"name": "FETCH_FOR_MODE", "value": spec.canonical_mode},
         {"name": "HUGGINGFACE_TOKEN", "valueFrom": {"secretKeyRef": secret}},
     ]
     return _cache_container(
@@ -224,13 +231,14 @@ def _cache_container(
     spec: LLMDeploymentSpec, settings: Settings, command: str, *, env: list[Manifest], mounts: list[Manifest]
 ) -> Manifest:
     """A command of the server's image that may write to the volume of the models."""
+    declared = spec.wanted_model.fetch_resources
     return {
         "name": command,
         "image": spec.image or settings.server_image,
         "imagePullPolicy": spec.image_pull_policy,
         "command": ["python", "-m", "inference_server", command],
         "env": env,
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
+        "resources": FETCH_RESOURCES if declared is None else declared.model_dump(by_alias=True, exclude_none=True),
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
         "securityContext": CONFINED,

@@ -19,7 +19,9 @@ from llm_operator.core.names import Manifest
 # What shapes no pod. All else makes a revision, a model and its claim where there is one to be fetched.
 UNREVISIONED = frozenset({"replicas", "rollout", "rollback", "model", "cache"})
 # How a model is reached, and whether it is let in: nothing of it is in a pod that finds its model in a claim.
-TERMS = ("endpoint", "tokenSecretRef", "memoryCheck")
+TERMS = ("endpoint", "tokenSecretRef", "memoryCheck", "fetchResources")
+# Terms of a later version are told where they are set only, so that it tries nothing anew.
+LATER_TERMS = frozenset({"fetchResources"})
 # The defaults of the version whose records do not tell them. Never to be changed.
 FIRST_DEFAULTS: Manifest = {
     "imagePullPolicy": "IfNotPresent",
@@ -91,7 +93,8 @@ def says_the_same(said: Declaration, fields: Manifest, values: Manifest) -> bool
 def terms_in(values: Manifest) -> str:
     """The terms on which a model is fetched, as a short text that differs where they do."""
     model = values.get("model", {})
-    text = json.dumps([model.get(term) for term in TERMS], sort_keys=True)
+    told = [model.get(term) for term in TERMS if term in model or term not in LATER_TERMS]
+    text = json.dumps(told, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
 
 

@@ -46,6 +46,7 @@ PULL_TEXTS: dict[Reason, str] = {
     Reason.REGISTRY_UNAVAILABLE: "cannot be pulled now; check the registry and the network of the node",
     Reason.IMAGE_PULL_FAILED: "cannot be pulled; check spec.image and spec.imagePullSecrets",
 }
+NOT_CREATED = "FailedCreate"
 # Crashes that are a proof: of a server that gave its reason for giving up, and of one that did not.
 EXPLAINED_CRASHES = 2
 UNEXPLAINED_CRASHES = 3
@@ -425,6 +426,17 @@ def pods_refused(live: Manifest) -> Fault | None:
             refusal = read_refusal(condition.get("message", ""), live["metadata"]["name"])
             return Fault(refusal.finding, Proof.STANDING if refusal.is_final else Proof.DOUBT)
     return None
+
+
+def pods_of_job_refused(job: Manifest, events: Iterable[Manifest]) -> Fault | None:
+    """Why the pods of a Job are not created, by its events: its status does not tell."""
+    told = [one for one in events if one.get("reason") in (NOT_CREATED, "SuccessfulCreate")]
+    newest = max(told, key=lambda one: one.get("deprecatedLastTimestamp") or one.get("eventTime") or "", default=None)
+    if newest is None or newest["reason"] != NOT_CREATED:
+        return None
+    words = newest.get("note", "").removeprefix("Error creating: ")
+    refusal = read_refusal(words, job["metadata"]["name"], of_fetch=True)
+    return Fault(refusal.finding, Proof.STANDING if refusal.is_final else Proof.DOUBT)
 
 
 def _containers(pod: Manifest) -> list[Manifest]:

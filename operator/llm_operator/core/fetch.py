@@ -23,6 +23,7 @@ from llm_operator.core.diagnosis import (
     diagnose,
     is_going,
     is_over,
+    pods_of_job_refused,
 )
 from llm_operator.core.fetch_words import FINAL_CODES, fetch_reason
 from llm_operator.core.model import Parent, Progress, Settings
@@ -41,7 +42,8 @@ class Fetch:
     """How a fetch stands: `model` once it is there, `failed` once it is given up, with the reason in `finding`.
 
     `fault` is what keeps its pods from working, `pod` the one that is at work, on a node that answers. `held_since` is
-    when the fetch ended of a Job that something else in its pod keeps open.
+    when the fetch ended of a Job that something else in its pod keeps open. `failed_before` is why an earlier try
+    failed.
     """
 
     finding: Finding
@@ -50,11 +52,13 @@ class Fetch:
     fault: Fault | None = None
     pod: str | None = None
     held_since: datetime | None = None
+    failed_before: Finding | None = None
 
 
 def fetch_name(spec: LLMDeploymentSpec, claim: Manifest, settings: Settings) -> str:
-    """The Job's name. It is another one for a claim made anew, and for a corrected token, mirror, image or proxy."""
+    """The Job's name. It is another one for a claim made anew, or for another token, mirror, image, proxy or share."""
     model = spec.wanted_model
+    share = model.fetch_resources
     identity = [
         claim["metadata"]["name"],
         claim["metadata"]["uid"],
@@ -66,6 +70,7 @@ def fetch_name(spec: LLMDeploymentSpec, claim: Manifest, settings: Settings) -> 
         # Only where they are set: a new version of the operator fetches nothing anew.
         *way_out(settings),
         *ca_volumes(settings),
+        *([] if share is None else [share.model_dump(exclude_none=True)]),
     ]
     return f"fetch-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}"
 
@@ -84,18 +89,25 @@ def build_fetch(parent: Parent, spec: LLMDeploymentSpec, cache: Cache, name: str
     )
 
 
-def read_fetch(job: Manifest | None, pods: Iterable[Manifest], claim: Manifest | None) -> Fetch | None:
-    """How a fetch stands; None where there is none."""
+def read_fetch(
+    job: Manifest | None, pods: Iterable[Manifest], claim: Manifest | None, events: Iterable[Manifest] = ()
+) -> Fetch | None:
+    """How a fetch stands; None where there is none. `events` are those of the Job, where it has no pod."""
     if job is None or claim is None:
         return None
-    uid = job["metadata"]["uid"]
-    # Those of an earlier Job of the same name may still be there.
-    own = [pod for pod in pods if pod["metadata"].get("labels", {}).get(JOB_UID, uid) == uid]
+    own = pods_of_job(job, pods)
     held = None if is_finished(job) else _held_open_since(own)
-    return replace(_read(job, own, claim["metadata"]["uid"]), held_since=held)
+    refused = None if own else pods_of_job_refused(job, events)
+    return replace(_read(job, own, claim["metadata"]["uid"], refused), held_since=held)
 
 
-def _read(job: Manifest, pods: list[Manifest], claim: str) -> Fetch:
+def pods_of_job(job: Manifest, pods: Iterable[Manifest]) -> list[Manifest]:
+    """Its pods. Those of an earlier Job of the same name may still be there."""
+    uid = job["metadata"]["uid"]
+    return [pod for pod in pods if pod["metadata"].get("labels", {}).get(JOB_UID, uid) == uid]
+
+
+def _read(job: Manifest, pods: list[Manifest], claim: str, refused: Fault | None) -> Fetch:
     where = f"Job {job['metadata']['name']}"
     logs = f"see `kubectl logs -n {job['metadata']['namespace']} job/{job['metadata']['name']}`"
     ends = _ends(pods)
@@ -113,11 +125,13 @@ def _read(job: Manifest, pods: list[Manifest], claim: str) -> Fetch:
     if has(job, "Failed") or _is_hopeless(ends):
         return Fetch(failure or Finding(Reason.FETCH_FAILED, f"{where} failed; {logs}."), failed=True)
     waiting = [pod for pod in pods if not is_over(pod) and not is_going(pod) and not _ends([pod])]
-    fault = diagnose(waiting)
+    fault = refused or diagnose(waiting)
     at_work = next((pod["metadata"]["name"] for pod in waiting if _is_at_work(pod)), None)
     going = Finding(Reason.MODEL_FETCHING, f"{where} fetches the model; {logs}.")
+    if not pods and fault is None:
+        going = Finding(Reason.MODEL_FETCHING, f"{where} has no pod yet.")
     told = fault.finding if fault is not None else going if at_work or failure is None else failure
-    return Fetch(told, fault=fault, pod=at_work)
+    return Fetch(told, fault=fault, pod=at_work, failed_before=failure)
 
 
 def lost_its_pod(job: Manifest, pods: Iterable[Manifest]) -> bool:

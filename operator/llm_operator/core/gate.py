@@ -9,18 +9,20 @@ What counts is how the fetch ended, not its Job: a container that somebody injec
 ever. Then the operator deletes it, once the result is recorded, or to try again.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from llm_operator.api.conditions import FINE, Finding, Reason
+from llm_operator.api.conditions import FETCH_REASONS, FINE, ConditionType, Finding, Reason
 from llm_operator.api.types import Cache, LLMDeploymentSpec
+from llm_operator.core import names
 from llm_operator.core.cache_job import is_finished
 from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.children import shared_reference
 from llm_operator.core.claim import add_owner, is_pending, problem, remove_owner
 from llm_operator.core.declaration import declaration
 from llm_operator.core.diagnosis import Proof, is_going
-from llm_operator.core.fetch import Fetch, build_fetch, fetch_name, lost_its_pod, read_fetch
+from llm_operator.core.fetch import Fetch, build_fetch, fetch_name, lost_its_pod, pods_of_job, read_fetch
 from llm_operator.core.history import History
 from llm_operator.core.judge import (
     Judgement,
@@ -35,11 +37,17 @@ from llm_operator.core.memory import too_small
 from llm_operator.core.model import Action, Amend, Discard, Make, Observation, Settings
 from llm_operator.core.names import Manifest
 from llm_operator.core.revision import Revision, State, Verdict, name_of
+from llm_operator.core.words import with_note
 
 # Every so often the fetch's log is read.
 PROGRESS_SECONDS = 5.0
+# A Job has its pod at once, unless that is refused, of which no watch tells.
+NO_POD_SECONDS = 3.0
 # A fetch of which nothing is heard is given up after this, should it fail to end by itself.
 UNHEARD_LIMIT = timedelta(days=1)
+# A try that cannot reach the Hub ends sooner.
+FAILS_WITHIN = timedelta(minutes=10)
+TRIED_AGAIN = "It is tried again."
 # So long the kubelet has to end a pod whose fetch has ended, before something else is said to keep it open.
 HELD_OPEN_SECONDS = 10.0
 # As Kubernetes does between two pods of a Job.
@@ -48,7 +56,13 @@ LONGEST_PAUSE_SECONDS = 360.0
 
 def current_fetch(observation: Observation) -> Fetch | None:
     """How the fetch of the declared model stands."""
-    return read_fetch(observation.fetch, observation.fetch_pods, observation.claim)
+    return read_fetch(observation.fetch, observation.fetch_pods, observation.claim, observation.fetch_events)
+
+
+def may_be_refused(job: Manifest, pods: Iterable[Manifest], now: datetime) -> bool:
+    """Whether a Job has no pod although it had the time to: then its events are asked why."""
+    made = datetime.fromisoformat(job["metadata"]["creationTimestamp"])
+    return not is_finished(job) and not pods_of_job(job, pods) and (now - made).total_seconds() >= NO_POD_SECONDS
 
 
 def fetch_actions(
@@ -170,7 +184,8 @@ def judge_fetch(
         return _refused(observation, spec, revision, _too_late(observation, spec))
     times = (due, proved, try_again_at(fetch, verdict))
     waits = [(when - now).total_seconds() for when in times if when is not None and when > now]
-    if fetch is not None and fetch.pod is not None:
+    has_no_pod = observation.fetch is not None and not pods_of_job(observation.fetch, observation.fetch_pods)
+    if has_no_pod or (fetch is not None and fetch.pod is not None):
         waits.append(PROGRESS_SECONDS)
     return Judgement(moved, suspicion=suspicion, look_again_after=min(waits, default=PROGRESS_SECONDS))
 
@@ -201,7 +216,43 @@ def waiting(observation: Observation, cache: Cache) -> Finding | None:
             f"PersistentVolumeClaim {cache.claim_name} has no volume; see `kubectl describe pvc {cache.claim_name}`. "
             f"{fetch.finding.message}",
         )
-    return fetch.finding
+    return _still_failing(observation, fetch) or fetch.finding
+
+
+def _still_failing(observation: Observation, fetch: Fetch) -> Finding | None:
+    """Why the last try failed, until bytes come: that the next one has begun shows nothing."""
+    if fetch.finding.reason is not Reason.MODEL_FETCHING or observation.fetch_progress is not None:
+        return None
+    if not observation.fetch_is_heard and _works_for_long(observation, fetch):
+        return None
+    last = fetch.failed_before
+    return _told_before(observation) if last is None else Finding(last.reason, with_note(last.message, TRIED_AGAIN))
+
+
+def _told_before(observation: Observation) -> Finding | None:
+    """What was told of a try whose pod is gone, as its Job was made anew."""
+    parent = observation.parent
+    for one in parent.status.get("conditions", []):
+        is_of_now = one.get("type") == ConditionType.MODEL_CACHED and one.get("observedGeneration") == parent.generation
+        if (
+            is_of_now
+            and one.get("reason") in FETCH_REASONS
+            and parent.status.get("cache", {}).get("phase") == "Pending"
+        ):
+            return Finding(one["reason"], one["message"])
+    return None
+
+
+def _works_for_long(observation: Observation, fetch: Fetch) -> bool:
+    """Whether a try has lasted longer than one does in which nothing comes."""
+    pods = [pod for pod in observation.fetch_pods if pod["metadata"]["name"] == fetch.pod]
+    began = [
+        one["state"]["running"].get("startedAt")
+        for pod in pods
+        for one in pod.get("status", {}).get("containerStatuses", [])
+        if one["name"] == names.FETCH_CONTAINER
+    ]
+    return any(one and observation.now - datetime.fromisoformat(one) > FAILS_WITHIN for one in began)
 
 
 def _judge_fit(observation: Observation, spec: LLMDeploymentSpec, revision: Revision, model: CachedModel) -> Judgement:

@@ -88,9 +88,9 @@ class Observation:
     `claim`, the Job `fetch` and its pods are those of the declared cache and model; `others_keep_claim` says that
     another LLMDeployment wants the claim kept, and `other_fetches` are Jobs that the parent owns and no longer
     declares. `fetch_progress` is what the log of the fetch at work said last; it `is_heard` while that can be read.
-    `neighbourhood` is read only where models may be pruned, `replica_sets` only when the Deployment says that pods are
-    refused, `missing_secrets` only where a pull is denied. `now` is the API server's time, and since `contact_since` it
-    has answered without a long break.
+    `fetch_events` are those of the Job, read only where it has no pod for a while, `neighbourhood` only where models
+    may be pruned, `replica_sets` only when the Deployment says that pods are refused, `missing_secrets` only where a
+    pull is denied. `now` is the API server's time, and since `contact_since` it has answered without a long break.
     """
 
     parent: Parent
@@ -109,6 +109,7 @@ class Observation:
     fetch_pods: tuple[Manifest, ...] = ()
     fetch_progress: Progress | None = None
     fetch_is_heard: bool = False
+    fetch_events: tuple[Manifest, ...] = ()
     other_fetches: tuple[Manifest, ...] = ()
     neighbourhood: Neighbourhood | None = None
 

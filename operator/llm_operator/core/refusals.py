@@ -38,6 +38,7 @@ QUOTA = re.compile(
     r"exceeded quota: (?P<name>[^,]+), requested: (?P<requested>\S+), used: \S+, limited: (?P<limited>\S+)"
 )
 UNDECLARED = re.compile(r"failed quota: (?P<name>\S+): must specify (?P<what>.+)")
+BESIDE_THE_OLD = "; if there is no room beside the old pods, set spec.rollout.strategy Recreate"
 LIMIT_RANGE = re.compile(r"(maximum|minimum) \S+ usage per \S+ is |max limit to request ratio per ")
 # What other admission plugins, and the validation of the API server itself, say for good.
 CLEAR_NO = re.compile(
@@ -54,12 +55,20 @@ class Refusal:
     is_final: bool
 
 
-def read_refusal(message: str, owner: str) -> Refusal:
+def read_refusal(message: str, owner: str, *, of_fetch: bool = False) -> Refusal:
     """What the API server's words mean; `owner` is the name that the names of the pods begin with."""
     words = re.sub(rf"\b{re.escape(owner)}{RANDOM_SUFFIX}", owner, message)
     words = PREFIX.sub("", words)
     reason, text, is_final = next((found for found in (read(words) for read in READERS) if found is not None), UNKNOWN)
+    if of_fetch:
+        text = _about_a_fetch(text)
     return Refusal(Finding(reason, f"{text}{detail(words)}"), is_final)
+
+
+def _about_a_fetch(text: str) -> str:
+    """The same about pods that fetch a model, which have a share of their own and replace nobody."""
+    text = text.replace(BESIDE_THE_OLD, "").replace("spec.resources", "spec.model.fetchResources")
+    return f"The model is not fetched. {text}"
 
 
 _Read = tuple[Reason, str, bool]
@@ -102,8 +111,8 @@ def _quota(words: str) -> _Read | None:
         )
     return (
         Reason.QUOTA_EXCEEDED,
-        "A ResourceQuota leaves no room for the pods; raise the quota or free some of it, lower spec.resources, or, if "
-        "there is no room beside the old pods, set spec.rollout.strategy Recreate.",
+        "A ResourceQuota leaves no room for the pods; raise the quota or free some of it, or lower spec.resources"
+        f"{BESIDE_THE_OLD}.",
         False,
     )
 

@@ -161,14 +161,15 @@ def _cache(view: View) -> Manifest | None:
     if cached is None:
         return None
     if cached.reason is Reason.MODEL_READY:
-        return {"phase": "Ready", "percent": 100}
+        return {"phase": "Ready", "progress": "100%", "percent": 100}
     if view.rejected is not None:
-        return {"phase": "Failed"}
+        return {"phase": "Failed", "progress": "Failed"}
     progress = view.observation.fetch_progress
-    phase = {"phase": "Fetching" if cached.reason is Reason.MODEL_FETCHING else "Pending"}
+    phase = "Fetching" if cached.reason is Reason.MODEL_FETCHING else "Pending"
     if progress is None:
-        return phase
-    return {**phase, "bytesDone": progress.done, "bytesTotal": progress.total, "percent": progress.percent}
+        return {"phase": phase, "progress": phase}
+    told = {"phase": phase, "progress": f"{progress.percent}%"}
+    return {**told, "bytesDone": progress.done, "bytesTotal": progress.total, "percent": progress.percent}
 
 
 def _revisions(view: View) -> Manifest:

@@ -8,6 +8,7 @@ import json
 import re
 
 from llm_operator.api.conditions import Reason
+from llm_operator.core.remedies import in_fields
 
 # Ordered: the words for "denied" contain "does not exist" and "not found" stands in answers of proxies too.
 PULL_WORDS: tuple[tuple[Reason, re.Pattern[str]], ...] = (
@@ -74,7 +75,7 @@ def is_wrongly_declared(words: str) -> bool:
 
 
 def last_words(message: str) -> str:
-    """The server's {reason, message, remedy} as a sentence, or its note of memory in use; anything else as it is."""
+    """The server's {reason, message, remedy} in the words of the spec, or its note of memory in use; else as it is."""
     try:
         words = json.loads(message)
     except ValueError:
@@ -83,8 +84,9 @@ def last_words(message: str) -> str:
         return message
     if isinstance(words.get("memoryBytes"), int):
         return f"{words['memoryBytes'] / 2**20:.0f} MiB of memory in use while {words.get('phase', 'running')}."
-    parts = [str(words[key]) for key in ("reason", "message", "remedy") if words.get(key)]
-    return f"{parts[0]}: {' '.join(parts[1:])}" if len(parts) > 1 else "".join(parts)
+    reason, message, remedy = (str(words.get(key) or "") for key in ("reason", "message", "remedy"))
+    told = in_fields(reason, message, remedy)
+    return f"{reason}: {told}" if reason and told else reason or told
 
 
 def gives_a_reason(message: str) -> bool:

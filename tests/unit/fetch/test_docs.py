@@ -20,11 +20,11 @@ FIELDS = {**PruneSettings.model_fields, **FetchSettings.model_fields}
 def test_the_table_of_exit_codes_is_that_of_the_code() -> None:
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \| .+ \|$", MANUAL, re.MULTILINE)
     ours = {(str(code), str(reason)) for reason, code in EXIT_CODES.items()}
-    assert sorted(rows) == sorted({*ours, ("78", "InvalidSettings")})
+    assert sorted(rows) == sorted({*ours, ("78", "InvalidSettings"), ("78", "ModeNotSupported")})
 
 
 def test_the_operator_knows_every_reason_and_no_other() -> None:
-    assert {str(reason) for reason in FETCH_REASONS} == {*map(str, FetchReason), "InvalidSettings"}
+    assert {str(reason) for reason in FETCH_REASONS} == {*map(str, FetchReason), "InvalidSettings", "ModeNotSupported"}
 
 
 def test_the_operator_takes_the_same_codes_for_final() -> None:

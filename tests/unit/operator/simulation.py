@@ -257,6 +257,7 @@ class Cluster:
             claim=None if cache is None else claim,
             fetch=None if job is None else self._job_now(job),
             fetch_pods=() if job is None else tuple(self._fetch_pods(job)),
+            fetch_is_heard=True,
             other_fetches=tuple(self._job_now(one) for one in owned if one is not job),
             neighbourhood=self._neighbourhood(name) if cache and claim and may_be_pruned(cache, claim) else None,
         )

@@ -199,7 +199,7 @@ CASES: dict[str, tuple[dict[str, Any], Reason, Proof, str]] = {
         {"containerStatuses": died(78, message=LAST_WORDS)},
         Reason.CRASH_LOOP,
         DOUBT,
-        "ModeNotSupported: no qwen here. Set LLM_MODE=mock.",
+        "ModeNotSupported: no qwen here. Set spec.image to",
     ),
     "the server says why and exits twice": (
         {"containerStatuses": died(78, message=LAST_WORDS, crashes=2)},

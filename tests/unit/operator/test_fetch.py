@@ -16,6 +16,7 @@ from llm_operator.core.fetch import build_fetch, fetch_name, parse_progress, rea
 from llm_operator.core.fetch_words import FINAL_CODES
 from llm_operator.core.model import Progress, Settings
 from llm_operator.core.plan import plan
+from llm_operator.core.remedies import REMEDIES
 from llm_operator.core.revision import State
 from tests.unit.operator.builders import (
     COMMIT,
@@ -118,6 +119,7 @@ def test_the_pod_of_a_fetch_meets_pod_security_restricted_and_writes_to_the_clai
         "MODEL_REPOSITORY": "a/b",
         "MODEL_REVISION": "v1",
         "HF_ENDPOINT": "https://hub.example.com",
+        "FETCH_FOR_MODE": "qwen",
         "HUGGINGFACE_TOKEN": {"secretKeyRef": {"name": "huggingface-token", "key": "token", "optional": True}},
     }
 
@@ -216,7 +218,8 @@ def test_the_reason_of_a_failure_is_the_fetchs_own(reason: Reason) -> None:
     found = read_fetch(a_fetch("Failed"), [a_fetch_pod(20, last_words_of(20, reason))], a_claim())
     assert found is not None
     assert (found.failed, found.finding.reason) == (True, reason)
-    assert "It went wrong. Put it right." in found.finding.message
+    assert "It went wrong. " in found.finding.message
+    assert "Put it right." not in found.finding.message or reason not in REMEDIES
 
 
 @pytest.mark.parametrize("words", ["", "Traceback", '{"reason": "RolledBack"}', '{"reason": "Nonsense"}', "[]"])

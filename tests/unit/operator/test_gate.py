@@ -12,7 +12,15 @@ from llm_operator.core import names
 from llm_operator.core.cached_model import COMMIT_MARK, PATH_MARK, CachedModel, encode, pinned, waits
 from llm_operator.core.children import build_service
 from llm_operator.core.course import course
-from llm_operator.core.gate import HELD_OPEN_SECONDS, LONGEST_PAUSE_SECONDS, PROGRESS_SECONDS, UNHEARD_LIMIT
+from llm_operator.core.gate import (
+    FAILS_WITHIN,
+    HELD_OPEN_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    NO_POD_SECONDS,
+    PROGRESS_SECONDS,
+    UNHEARD_LIMIT,
+    may_be_refused,
+)
 from llm_operator.core.model import Amend, Apply, Discard, Judge, Make, Observation, Plan, Progress, Record
 from llm_operator.core.plan import plan
 from llm_operator.core.revision import Revision, State
@@ -130,7 +138,7 @@ def test_a_model_that_is_there_is_pinned_and_only_then_applied() -> None:
     assert planned(then).actions == ()
     assert told(then)["ModelCached"] == ("True", "ModelReady")
     status = build_status(then, None)
-    assert status["cache"] == {"phase": "Ready", "percent": 100}
+    assert status["cache"] == {"phase": "Ready", "progress": "100%", "percent": 100}
     assert status["model"] == {"repository": MODEL.repository, "revision": "main", "commit": COMMIT}
 
 
@@ -154,7 +162,7 @@ def test_a_fetch_that_failed_for_good_rejects_with_its_own_reason_and_touches_no
     assert conditions["Ready"] == ("False", "RolledBack")
     assert conditions["RolledBack"] == ("True", "RepositoryGated")
     assert conditions["ModelCached"] == ("False", "RepositoryGated")
-    assert build_status(then, None)["cache"] == {"phase": "Failed"}
+    assert build_status(then, None)["cache"] == {"phase": "Failed", "progress": "Failed"}
 
 
 def test_a_first_install_that_fails_to_fetch_is_stalled_and_starts_nothing() -> None:
@@ -254,6 +262,89 @@ def test_a_fetch_that_is_not_at_work_keeps_the_deadline(over: Any) -> None:
     late = fetching(None, a_fetch_pod(**over), now=NOW + timedelta(seconds=900))
     (verdict,) = verdicts(planned(late))
     assert verdict.state is State.REJECTED
+
+
+def test_the_reason_of_the_last_try_stays_until_bytes_come() -> None:
+    failed = a_fetch_pod(42, last_words_of(42, "HostNotFound"), name="fetch-0")
+    again = a_fetch_pod()
+    again["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": f"{ago(60):%FT%TZ}"}}
+    observation = fetching(None, failed, again)
+    assert told(observation)["Ready"] == ("False", "HostNotFound")
+    message = next(one["message"] for one in build_status(observation, None)["conditions"] if one["type"] == "Ready")
+    assert "It is tried again." in message
+    assert build_status(observation, None)["cache"] == {"phase": "Pending", "progress": "Pending"}
+    for over in ({"fetch_progress": Progress(0, 10)}, {"now": NOW + FAILS_WITHIN}):
+        assert told(replace(observation, **over))["Ready"] == ("False", "ModelFetching")
+
+
+def test_it_stays_also_where_the_job_was_made_anew() -> None:
+    status = build_status(fetching(None, a_fetch_pod(42, last_words_of(42, "HostNotFound"))), None)
+    parent = fetching().parent
+    observation = fetching(None, parent=replace(parent, status={**parent.status, **status}))
+    assert told(observation)["ModelCached"] == ("False", "HostNotFound")
+    assert build_status(observation, None)["conditions"] == status["conditions"], "nothing is written"
+    edited = replace(observation.parent, generation=parent.generation + 1)
+    assert told(replace(observation, parent=edited))["ModelCached"] == ("False", "ModelFetching")
+
+
+# The pods of a fetch are refused, which an event about its Job tells.
+
+FORBIDDEN = 'Error creating: pods "fetch-1-x2bqz" is forbidden: '
+TOO_MUCH = f"{FORBIDDEN}maximum cpu usage per Container is 50m, but limit is 2"
+NO_ROOM = f"{FORBIDDEN}exceeded quota: team, requested: limits.cpu=2, used: limits.cpu=9, limited: limits.cpu=10"
+
+
+def an_event(message: str, *, reason: str = "FailedCreate", at: float = 0) -> Any:
+    return {"reason": reason, "note": message, "deprecatedLastTimestamp": f"{ago(at):%FT%TZ}"}
+
+
+def test_a_clear_no_to_the_pods_of_a_fetch_is_a_proof_and_names_the_field_to_set() -> None:
+    observation = fetching(fetch_events=(an_event(TOO_MUCH),))
+    assert told(observation)["Ready"] == ("False", "PodCreationRefused")
+    message = build_status(observation, None)["conditions"][0]["message"]
+    assert planned(observation).suspicion is not None
+    later = replace(observation, suspicion=planned(observation).suspicion, now=NOW + timedelta(seconds=10))
+    (verdict,) = verdicts(planned(later))
+    assert verdict.verdict.reason == "PodCreationRefused"
+    assert "spec.model.fetchResources" in verdict.verdict.message
+    assert "spec.resources" not in verdict.verdict.message + message
+    assert "maximum cpu usage per Container is 50m" in verdict.verdict.message
+
+
+def test_a_quota_that_others_use_up_is_waited_for_and_told_at_the_deadline() -> None:
+    observation = fetching(fetch_events=(an_event(NO_ROOM),))
+    assert planned(observation).actions == ()
+    assert told(observation)["Ready"] == ("False", "QuotaExceeded")
+    assert planned(observation).look_again_after == PROGRESS_SECONDS
+    (verdict,) = verdicts(planned(replace(observation, now=NOW + timedelta(seconds=900))))
+    assert verdict.verdict.reason == "QuotaExceeded"
+    assert "Recreate" not in verdict.verdict.message, "that would make no room for a fetch"
+
+
+def test_an_old_refusal_says_nothing_once_pods_are_made() -> None:
+    made = an_event("Created pod: fetch-1-abcde", reason="SuccessfulCreate", at=5)
+    old = an_event(TOO_MUCH, at=60)
+    assert told(fetching(fetch_events=(made, old)))["Ready"] == ("False", "ModelFetching")
+    assert told(fetching(None, a_fetch_pod(), fetch_events=(old,)))["Ready"] == ("False", "ModelFetching")
+
+
+def test_events_are_asked_for_only_where_a_job_has_no_pod_for_a_while() -> None:
+    later = NOW + timedelta(seconds=NO_POD_SECONDS)
+    assert may_be_refused(a_fetch(), (), later)
+    assert not may_be_refused(a_fetch(), (), NOW)
+    assert not may_be_refused(a_fetch("Failed"), (), later)
+    assert not may_be_refused(a_fetch(), (a_fetch_pod(),), later)
+
+
+def test_what_a_fetch_may_use_is_declared_and_makes_another_job_but_no_other_pods() -> None:
+    share = {"limits": {"cpu": "50m", "memory": "512Mi"}}
+    spec = a_cached_spec(model={"fetchResources": share})
+    container = a_fetch(of=spec)["spec"]["template"]["spec"]["containers"][0]
+    assert container["resources"] == share
+    usual = a_fetch()["spec"]["template"]["spec"]["containers"][0]["resources"]
+    assert usual["requests"].keys() == usual["limits"].keys() == {"cpu", "memory"}, "as a quota may ask for"
+    assert a_fetch(of=spec)["metadata"]["name"] != a_fetch()["metadata"]["name"]
+    assert planned(remembering(spec)).actions == (), "the servers have their model"
 
 
 # Something else in the pod keeps the Job open.
@@ -482,7 +573,7 @@ def test_while_nothing_can_be_fetched_the_claim_is_blamed() -> None:
 
 
 def test_a_claim_that_is_not_ours_is_looked_at_from_time_to_time() -> None:
-    observation = fetching(claim=a_claim(ours=False))
+    observation = replace(fetching(claim=a_claim(ours=False)), fetch=None)
     assert planned(observation).look_again_after == 30
 
 
@@ -493,7 +584,7 @@ def test_a_cache_that_is_lost_under_a_good_revision_is_told() -> None:
     assert told(anew)["ModelCached"] == ("False", "ClaimLost")
     assert told(replace(anew, fetch=a_fetch()))["ModelCached"] == ("False", "ModelFetching")
     assert told(replace(observation, claim=a_claim(phase="Lost")))["ModelCached"] == ("False", "ClaimLost")
-    assert build_status(replace(observation, claim=a_claim(phase="Lost")), None)["cache"] == {"phase": "Pending"}
+    assert build_status(replace(observation, claim=a_claim(phase="Lost")), None)["cache"]["phase"] == "Pending"
 
 
 def test_growth_comes_last_so_that_a_refusal_of_it_holds_up_nothing() -> None:
@@ -503,7 +594,7 @@ def test_growth_comes_last_so_that_a_refusal_of_it_holds_up_nothing() -> None:
 
 def test_progress_is_no_news_and_a_phase_is() -> None:
     one, two = (build_status(fetching(None, a_fetch_pod(), fetch_progress=Progress(done, 10)), None) for done in (1, 9))
-    assert one["cache"] == {"phase": "Fetching", "bytesDone": 1, "bytesTotal": 10, "percent": 10}
+    assert one["cache"] == {"phase": "Fetching", "progress": "10%", "bytesDone": 1, "bytesTotal": 10, "percent": 10}
     assert not is_news(one, two)
     assert is_news(one, {**one, "cache": {"phase": "Ready"}})
 
@@ -619,7 +710,7 @@ def test_a_model_that_is_too_large_is_there_all_the_same() -> None:
         claim=a_claim(),
     )
     assert told(observation)["ModelCached"] == ("True", "ModelReady")
-    assert build_status(observation, None)["cache"] == {"phase": "Ready", "percent": 100}
+    assert build_status(observation, None)["cache"] == {"phase": "Ready", "progress": "100%", "percent": 100}
 
 
 def test_for_a_rejected_revision_nothing_is_fetched_again() -> None:

@@ -91,7 +91,7 @@ def test_a_model_that_cannot_be_fetched_never_touches_what_serves(
     ready = walker.conditions()["Ready"]
     if MODELS[model] in ("brings", "slow", "flaky"):
         assert ready["status"] == "True"
-        assert walker.status()["cache"] == {"phase": "Ready", "percent": 100}
+        assert walker.status()["cache"] == {"phase": "Ready", "progress": "100%", "percent": 100}
         return
     assert (ready["status"], ready["reason"]) == ("False", "RolledBack")
     assert walker.pods() == pods

@@ -161,6 +161,7 @@ MODEL_EDITS: dict[str, dict[str, Any]] = {
     "spec.model.endpoint": {"model": {"endpoint": "https://mirror.example.com"}},
     "spec.model.tokenSecretRef": {"model": {"tokenSecretRef": {"name": "another"}}},
     "spec.model.memoryCheck": {"model": {"memoryCheck": "Skip"}},
+    "spec.model.fetchResources": {"model": {"fetchResources": {"limits": {"memory": "2Gi"}}}},
     "spec.model.source": {"cache": None, "model": {"source": "image"}},
     "spec.cache.claimName": {"cache": {"claimName": "another"}},
     "spec.resources.limits.memory": {"resources": {"limits": {"memory": "64Gi"}}},
