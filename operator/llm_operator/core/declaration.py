@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from llm_operator.api.types import LLMDeploymentSpec
@@ -55,7 +56,13 @@ class Declaration:
 
 
 def declaration(spec: LLMDeploymentSpec) -> Declaration:
-    """What a spec says, whichever way it was written."""
+    """What a spec says, whichever way it was written. Many steps of a pass ask, and every pass anew."""
+    return _declaration(type(spec), spec.model_dump_json(by_alias=True, exclude_unset=True))
+
+
+@lru_cache(maxsize=4096)
+def _declaration(kind: type[LLMDeploymentSpec], text: str) -> Declaration:
+    spec = kind.model_validate_json(text)
     # Without a claim each pod fetches for itself, and needs to know how.
     ignored = ("memoryCheck",) if spec.is_fetched and spec.used_cache is None else TERMS
     fields = _form(spec, exclude_defaults=True)
