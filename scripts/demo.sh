@@ -100,5 +100,8 @@ ask
 
 step "Done. Take the change back, and it is Ready at once: kubectl apply -f examples/mock.yaml"
 echo "What was rejected is not tried again unless spec.rollback.retryToken asks for it."
-echo "The cluster stays up: export KUBECONFIG=$KUBECONFIG"
-echo "then look around: kubectl describe llmdeployment triage. make cluster-down removes it all."
+echo "The cluster stays up. To look around (kubectl of the cluster's version is in the folder of the second line):"
+echo "    export KUBECONFIG=$KUBECONFIG"
+echo "    export PATH=$(dirname "$(command -v kubectl)"):\$PATH"
+echo "    kubectl describe llmdeployment triage"
+echo "make cluster-down removes it all."
