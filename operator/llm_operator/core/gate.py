@@ -121,14 +121,14 @@ def is_elsewhere(revision: Revision, claim: Manifest | None) -> bool:
     return revision.model is not None and claim is not None and revision.model.claim != claim["metadata"]["uid"]
 
 
-def let_go(observation: Observation, *, given_up: bool, pinned: bool) -> list[Action]:
+def let_go(observation: Observation, *, given_up: bool, is_recorded: bool) -> list[Action]:
     """What has to be written so that models which are not declared, or were `given_up`, are not fetched to their end,
-    and that nothing keeps the Job open of one which is there and `pinned`.
+    and that nothing keeps the Job open of a fetch whose result `is_recorded`.
 
     What came so far stays on the volume for a day, and is used if the model is declared or tried again.
     """
     jobs, ours = list(observation.other_fetches), observation.fetch
-    if ours is not None and (given_up or (pinned and _is_held_open(observation))):
+    if ours is not None and (given_up or (is_recorded and _is_held_open(observation))):
         jobs += [ours] if observation.parent.uid in _owners(ours) else []
     actions: list[Action] = []
     for job in jobs:

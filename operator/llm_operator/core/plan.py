@@ -234,8 +234,9 @@ class _Planner:
         declared = goes.history.get(goes.desired)
         given_up = declared is not None and declared.state is State.REJECTED and goes.fetches is None
         pinned = declared is not None and declared.model is not None and goes.fetches is None
-        self.actions += let_go(self.observation, given_up=given_up, pinned=pinned)
-        wait = held_open_for(self.observation) if pinned else None
+        is_recorded = pinned or (declared is not None and declared.state is State.REJECTED)
+        self.actions += let_go(self.observation, given_up=given_up, is_recorded=is_recorded)
+        wait = held_open_for(self.observation) if is_recorded else None
         self.waits += [] if wait is None else [wait]
 
     def _see_to_the_model(self) -> None:

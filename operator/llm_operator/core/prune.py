@@ -176,6 +176,15 @@ def _noted(claim: Manifest, digest: str, job: Manifest) -> Amend:
     operation: Manifest = {"op": "add", "path": PATH, "value": digest}
     if claim["metadata"].get("annotations") is None:
         operation = {"op": "add", "path": "/metadata/annotations", "value": {names.PRUNED: digest}}
-    metadata = job["metadata"]
-    failed = f"Job {metadata['name']} failed; see `kubectl logs -n {metadata['namespace']} job/{metadata['name']}`"
-    return Amend(claim, (operation,), optional=True, warning=failed if has(job, "Failed") else None)
+    return Amend(claim, (operation,), optional=True, warning=_why_failed(job) if has(job, "Failed") else None)
+
+
+def _why_failed(job: Manifest) -> str:
+    """What somebody should look at: one whose pods are refused, or are kept open, ends at its deadline."""
+    name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
+    if any(one.get("reason") == "DeadlineExceeded" for one in job["status"]["conditions"]):
+        return (
+            f"Job {name} did not end within {DEADLINE_SECONDS} s: its pods are refused, or a container that somebody "
+            f"injected does not end; see `kubectl describe job -n {namespace} {name}`"
+        )
+    return f"Job {name} failed; see `kubectl logs -n {namespace} job/{name}`"

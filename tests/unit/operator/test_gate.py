@@ -368,6 +368,21 @@ def test_a_fetch_that_failed_for_good_is_rejected_though_its_job_is_open(code: i
     assert planned(after(observation, decided)).actions == ()
 
 
+def test_where_nothing_good_was_there_the_job_of_a_rejected_fetch_goes_too() -> None:
+    spec = a_cached_spec()
+    rejected = a_revision(State.REJECTED, spec=spec, reason="RepositoryNotFound")
+    observation = replace(
+        held_open(24, last_words_of(24, "RepositoryNotFound"), seconds=1),
+        deployment=None,
+        revisions=(rejected.live,),
+    )
+    assert planned(observation).actions == ()
+    assert (planned(observation).look_again_after or 1e9) <= HELD_OPEN_SECONDS
+    later = replace(observation, now=NOW + timedelta(seconds=HELD_OPEN_SECONDS))
+    assert [type(one) for one in planned(later).actions] == [Discard]
+    assert planned(after(later, planned(later))).actions == (), "and is not made anew"
+
+
 def test_a_model_that_is_there_is_pinned_though_its_job_is_open_and_then_the_job_goes() -> None:
     observation = held_open(0, last_words_of(), seconds=0)
     first = planned(observation)

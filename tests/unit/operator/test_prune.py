@@ -257,6 +257,11 @@ def test_a_failure_is_told_and_not_tried_again_until_the_models_are_others() -> 
     assert isinstance(amend, Amend)
     assert amend.warning is not None
     assert job["metadata"]["name"] in amend.warning
+    assert "kubectl logs" in amend.warning
+    job["status"]["conditions"][0]["reason"] = "DeadlineExceeded"
+    (amend,) = plan(failed, SETTINGS).actions
+    assert isinstance(amend, Amend)
+    assert "kubectl describe job" in str(amend.warning), "its pods may never have been made"
     noted = after(failed, plan(failed, SETTINGS))
     assert plan(noted, SETTINGS).actions == ()
     another = (pinned().live, pinned(THEIRS, number=2).live)
