@@ -24,8 +24,8 @@ from huggingface_hub.utils import http_stream_backoff
 
 from bench.planes import ROOT, failures_told, results_folder
 from bench.tables import aligned
-from inference_server.fetch.hub import list_files
-from inference_server.fetch.plan import Plan, plan_download
+from inference_server.fetch.hub import Source, list_files, read
+from inference_server.fetch.plan import Plan, find_index, plan_download
 from tests.cluster.steps import Failure, say
 
 REPOSITORY = "tiny/large"
@@ -107,7 +107,9 @@ def fetch(url: str, folder: Path) -> tuple[float, float]:
 def measure(arguments: argparse.Namespace, url: str, scratch: Path) -> tuple[list[Round], Plan]:
     """The three in turn, each in an empty folder."""
     commit, files = list_files(endpoint=url, token=None, repository=REPOSITORY, revision="main")
-    plan = plan_download(REPOSITORY, files)
+    index = find_index(REPOSITORY, files)
+    source = Source(url, None, REPOSITORY, commit)
+    plan = plan_download(REPOSITORY, files, read(index, source) if index else None)
     rounds = []
     for number in range(arguments.rounds):
         with _empty(scratch) as folder:

@@ -138,10 +138,13 @@ class Terminal:
 
     def waiting(self, owner: Owner | None) -> None:
         host = owner.process.host if owner else "another process"
-        self._draw(f"{host} is downloading it: {in_words(owner.done if owner else 0)} so far")
+        total = f" of {in_words(owner.total)}" if owner and owner.total else ""
+        line = f"{host} is downloading: {in_words(owner.done if owner else 0)}{total} so far"
+        self._draw(line[: shutil.get_terminal_size().columns - 1])
 
     def retrying(self, error: FetchError, *, tried: int, seconds: float) -> None:
-        self._say(f"{error.message} Failed {tried} times in a row; next try in {seconds:.0f} s.")
+        failures = f"Failed {tried} times in a row;" if tried > 1 else "Failed;"
+        self._say(f"{error.message} {failures} next try in {max(1, round(seconds))} s.")
 
     def used_cached(self, error: FetchError) -> None:
         self._say(f"{error.message} What was fetched last is used.")

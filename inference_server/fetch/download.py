@@ -13,7 +13,7 @@ from inference_server.fetch.asking import Asker, wait
 from inference_server.fetch.failures import FetchError, FetchReason, no_space, no_space_yet, not_supported
 from inference_server.fetch.layout import READY_FILE, ModelFolder
 from inference_server.fetch.lease import Lease
-from inference_server.fetch.plan import CONFIG_FILE, INDEX_FILE, ModelFacts, Plan, RemoteFile, check_model
+from inference_server.fetch.plan import CONFIG_FILE, ModelFacts, Plan, RemoteFile, check_model
 from inference_server.fetch.progress import Meter
 from inference_server.fetch.ready import Ready, ReadyFile
 from inference_server.fetch.staging import Staging, discard, free_bytes, is_folder, others_at_work, sweep, sync
@@ -158,15 +158,11 @@ class Download:
         return found
 
     def _check_model(self) -> ModelFacts:
-        documents = {}
-        for name in (CONFIG_FILE, INDEX_FILE):
-            path = self.staging.files / name
-            if path.exists():
-                try:
-                    documents[name] = json.loads(path.read_text())
-                except ValueError:
-                    raise not_supported(self._folder.repository, f"its {name} is not JSON") from None
-        return check_model(self._folder.repository, self._plan, documents)
+        try:
+            config = json.loads((self.staging.files / CONFIG_FILE).read_text())
+        except (ValueError, RecursionError):
+            raise not_supported(self._folder.repository, f"its {CONFIG_FILE} is not JSON") from None
+        return check_model(self._folder.repository, config)
 
     def _ask(self, request: dict[str, Any], file: RemoteFile) -> Any:
         return self._asker.ask(

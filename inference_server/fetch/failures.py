@@ -71,13 +71,14 @@ EXIT_CODES: dict[FetchReason, int] = {
     FetchReason.FETCH_FAILED: 59,
 }
 _FIRST_TRANSIENT = 40
+_LONGEST_MESSAGE = 1000
 
 
 class FetchError(StartupError):
     """A fetch that failed. `transient`: the same command may succeed later, with nothing changed."""
 
     def __init__(self, reason: FetchReason, message: str, remedy: str, *, retry_after: float | None = None) -> None:
-        super().__init__(reason, message, remedy, EXIT_CODES[reason])
+        super().__init__(reason, _printable(message), remedy, EXIT_CODES[reason])
         self.fetch_reason = reason
         self.retry_after = retry_after
 
@@ -87,8 +88,8 @@ class FetchError(StartupError):
 
     @property
     def worth_another_try(self) -> bool:
-        """A damaged body may be one bad transfer."""
-        return self.transient or self.fetch_reason is FetchReason.CHECKSUM_MISMATCH
+        """A damaged body may be one bad transfer, a kill one bad moment of the node."""
+        return self.transient or self.fetch_reason in (FetchReason.CHECKSUM_MISMATCH, FetchReason.OUT_OF_MEMORY)
 
 
 class FaultKind(StrEnum):
@@ -110,7 +111,10 @@ class FaultKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`status`, `code` (X-Error-Code) and `retry_after` (seconds) of an answer; `errno` of a system call."""
+    """`status`, `code` (X-Error-Code) and `retry_after` (seconds) of an answer; `errno` of a system call.
+
+    `host`: who is at fault, where that is not the Hub: a storage host that it redirects to, or a proxy.
+    """
 
     kind: FaultKind
     status: int = 0
@@ -118,6 +122,7 @@ class Fault:
     retry_after: float | None = None
     errno: int = 0
     detail: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +144,10 @@ class Context:
 
 def classify(fault: Fault, context: Context) -> FetchError:
     """The one place where a fault gets its reason."""
+    host = fault.host or context.host
     match fault.kind:
+        case FaultKind.HTTP if fault.host:
+            return _answer_elsewhere(fault, context)
         case FaultKind.HTTP:
             return _answer(fault, context)
         case FaultKind.STORAGE:
@@ -147,19 +155,19 @@ def classify(fault: Fault, context: Context) -> FetchError:
         case FaultKind.NAME:
             return FetchError(
                 FetchReason.HOST_NOT_FOUND,
-                f"The name {context.host} cannot be resolved.",
+                f"The name {host} cannot be resolved.",
                 "Check DNS in this network, HF_ENDPOINT, and whether a proxy (HTTPS_PROXY) is needed.",
             )
         case FaultKind.TLS:
             return FetchError(
                 FetchReason.TLS_FAILED,
-                f"The certificate of {context.host} is not trusted ({fault.detail}).",
+                f"The certificate of {host} is not trusted ({fault.detail}).",
                 "Set SSL_CERT_FILE to a PEM file with the CA that signs for this network, or correct HF_ENDPOINT.",
             )
         case FaultKind.NETWORK:
             return FetchError(
                 FetchReason.NETWORK_UNREACHABLE,
-                f"No connection to {context.host}, or it broke ({fault.detail}).",
+                f"No connection to {host}, or it broke ({fault.detail}).",
                 "Check egress rules, NetworkPolicies, the NAT gateway and the proxy settings of this network.",
             )
         case FaultKind.STALLED:
@@ -171,7 +179,7 @@ def classify(fault: Fault, context: Context) -> FetchError:
         case FaultKind.CHECKSUM:
             return FetchError(
                 FetchReason.CHECKSUM_MISMATCH,
-                f"{fault.detail} of {context.repository} arrived damaged, again and again.",
+                f"{fault.detail} of {context.repository} arrived damaged: size or checksum is not what the Hub lists.",
                 "Something between here and the Hub changes the data: check the proxy or the mirror (HF_ENDPOINT).",
             )
         case FaultKind.MEMORY:
@@ -191,13 +199,13 @@ def classify(fault: Fault, context: Context) -> FetchError:
         case FaultKind.NOT_A_HUB:
             return FetchError(
                 FetchReason.ENDPOINT_INVALID,
-                f"{context.host} does not answer as a Hugging Face Hub does ({fault.detail}).",
+                f"{host} does not answer as a Hugging Face Hub does ({fault.detail}).",
                 "Correct HF_ENDPOINT; behind a proxy, check that it lets the Hub's answers through unchanged.",
             )
     return FetchError(
         FetchReason.FETCH_FAILED,
         f"The transfer ended in an unforeseen way ({fault.detail}).",
-        "Try again; if it happens again, report it with the log.",
+        "Try again. If it names a module or a library, the installation is broken: use an image as it was built.",
     )
 
 
@@ -339,7 +347,7 @@ def _answer(fault: Fault, context: Context) -> FetchError:
         case 429, _:
             return FetchError(
                 FetchReason.RATE_LIMITED,
-                f"{context.host} limits the rate of requests from this address or account.",
+                f"{context.host} limits the rate of requests from this address or account{_asked_wait(fault)}.",
                 "Wait, or set HUGGINGFACE_TOKEN: requests with a token have a higher limit.",
                 retry_after=fault.retry_after,
             )
@@ -355,6 +363,27 @@ def _answer(fault: Fault, context: Context) -> FetchError:
         f"{context.host} refuses the request with status {fault.status}.",
         "Correct HF_ENDPOINT; behind a proxy, check what it forbids.",
     )
+
+
+def _answer_elsewhere(fault: Fault, context: Context) -> FetchError:
+    """It says nothing of the repository or the token: the host knows only the signed address, which may be too old."""
+    return FetchError(
+        FetchReason.ENDPOINT_UNAVAILABLE,
+        f"{fault.host}, where {context.host} sends the request for {fault.detail or 'a file'}, answers with status "
+        f"{fault.status}{_asked_wait(fault)}.",
+        f"Try again: {context.host} gives a new address each time. If it happens again, check whether a proxy or a "
+        f"firewall forbids {fault.host}, and the clock of this machine.",
+        retry_after=fault.retry_after,
+    )
+
+
+def _asked_wait(fault: Fault) -> str:
+    return "" if fault.retry_after is None else f" and asks to wait for {fault.retry_after:.0f} seconds"
+
+
+def _printable(text: str) -> str:
+    """Names and words in it may come from a mirror."""
+    return "".join(character if character.isprintable() else "?" for character in text)[:_LONGEST_MESSAGE]
 
 
 def _bearer(context: Context) -> str:

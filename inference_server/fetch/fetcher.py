@@ -8,7 +8,7 @@ Of several processes on one volume one downloads; the others wait for it, and on
 import errno
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from inference_server.fetch.asking import Asker
@@ -17,7 +17,7 @@ from inference_server.fetch.download import Download
 from inference_server.fetch.failures import Context, FetchError, FetchReason, not_kept, storage_error, taken_over
 from inference_server.fetch.layout import ModelFolder, is_commit
 from inference_server.fetch.lease import Lease, OwnershipLost, acquire
-from inference_server.fetch.plan import Plan, RemoteFile, plan_download
+from inference_server.fetch.plan import Plan, RemoteFile, find_index, plan_download
 from inference_server.fetch.ready import Ready
 from inference_server.fetch.retry import Patience
 from inference_server.fetch.settings import FetchSettings, read_token
@@ -129,7 +129,7 @@ class _Fetch:
 
     def _bring(self, commit: str, listing: list[RemoteFile]) -> None:
         """Download and publish, or wait for the process that does. Raises FetchError and OwnershipLost."""
-        plan = plan_download(self._folder.repository, listing)
+        index = find_index(self._folder.repository, listing)
         lease = acquire(
             self._folder.staging(commit),
             timeout=self._owner_timeout,
@@ -141,7 +141,8 @@ class _Fetch:
         try:
             # It may have been published between the last look and the lease.
             if read_ready(self._folder, commit) is None:
-                self._download(lease, commit, plan)
+                text = self._read(index, commit, lease) if index else None
+                self._download(lease, commit, plan_download(self._folder.repository, listing, text))
             discard_staging(lease)
         except (FetchError, OSError):
             # In a folder that is somebody else's by now, anything may go wrong.
@@ -149,6 +150,13 @@ class _Fetch:
             raise
         finally:
             lease.release()
+
+    def _read(self, file: RemoteFile, commit: str, lease: Lease) -> str:
+        def tick(_: int) -> None:
+            lease.beat(done=0, total=0)
+
+        text: str = self._asker.ask({"do": "read", "file": asdict(file), "commit": commit}, tick=tick)
+        return text
 
     def _download(self, lease: Lease, commit: str, plan: Plan) -> None:
         download = Download(self._asker, self._folder, lease, commit, plan, owner_timeout=self._owner_timeout)

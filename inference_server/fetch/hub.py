@@ -5,21 +5,26 @@ shard, a pod that is moved would never finish on a slow line. So a part that is 
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from io import FileIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
 from huggingface_hub import hf_hub_url
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, http_stream_backoff
+from huggingface_hub.utils import build_hf_headers, get_session, http_stream_backoff
 
 from inference_server import __version__
-from inference_server.fetch.faults import Corrupt, EndedEarly, NotAHub
+from inference_server.fetch.faults import Corrupt, EndedEarly, NotAHub, Refused
+from inference_server.fetch.layout import is_commit
 from inference_server.fetch.plan import RemoteFile
 
 _CHUNK_BYTES = 1024 * 1024
@@ -28,6 +33,11 @@ _SYNC_BYTES = 32 * 1024 * 1024
 _CONNECT_SECONDS = 15.0
 _ANSWER_SECONDS = 30.0
 _LIBRARY = "llm-operator"
+# A listing has some 300 bytes a file.
+_LISTING_BYTES = 64 * 1024 * 1024
+_LARGEST_FILE_BYTES = 2**50
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +58,56 @@ def list_files(*, endpoint: str, token: str | None, repository: str, revision: s
     """The commit behind the revision, and its files. One request, so the two belong together."""
     # Not HfApi.model_info, which asks the same: to import it takes longer than all the rest of a small fetch.
     url = f"{endpoint}/api/models/{repository}/revision/{quote(revision, safe='')}"
-    response = get_session().get(url, params={"blobs": True}, headers=_headers(token), timeout=_ANSWER_SECONDS)
-    hf_raise_for_status(response)
+    asked = get_session().stream("GET", url, params={"blobs": True}, headers=_headers(token), timeout=_ANSWER_SECONDS)
+    with asked as response:
+        _require_success(response)
+        body = bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > _LISTING_BYTES:
+                raise NotAHub("its answer is longer than any list of files")
+    commit, files = read_listing(bytes(body))
+    if is_commit(revision) and commit != revision:
+        raise NotAHub("it tells another commit than the one that it was asked for")
+    return commit, files
+
+
+def read_listing(body: bytes) -> tuple[str, list[RemoteFile]]:
+    """The commit and its files, as a Hub tells them. Raises NotAHub for anything else."""
     try:
-        found = response.json()
-        return _text(found["sha"]), [_remote_file(sibling) for sibling in found["siblings"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        found = json.loads(body)
+        commit = found["sha"]
+        files = [_remote_file(sibling) for sibling in found["siblings"]]
+        if not is_commit(commit) or len({file.path for file in files}) != len(files):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NotAHub("it does not tell the commit and its files with sizes and checksums") from error
+    return commit, files
 
 
 def _remote_file(sibling: Mapping[str, Any]) -> RemoteFile:
-    large = sibling.get("lfs")
-    return RemoteFile(
-        _text(sibling["rfilename"]),
-        int(sibling["size"]),
-        _text(large["sha256"]) if large else None,
-        _text(sibling["blobId"]),
-    )
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
+    path, size, large, blob_id = sibling["rfilename"], sibling["size"], sibling.get("lfs"), sibling["blobId"]
+    sha256 = large["sha256"] if large else None
+    if not isinstance(path, str) or type(size) is not int or not 0 <= size <= _LARGEST_FILE_BYTES:
         raise TypeError
-    return value
+    if not is_commit(blob_id) or (sha256 is not None and not _SHA256.fullmatch(sha256)):
+        raise TypeError
+    return RemoteFile(path, size, sha256, blob_id)
+
+
+def _require_success(response: Any) -> None:
+    """Raise Refused for anything but a success. Its body is not read: it may be long, and repeat the token."""
+    if response.is_success:
+        return
+    asked = (response.history or [response])[0].url.host
+    elsewhere = response.url.host if response.url.host != asked else ""
+    raise Refused(response.status_code, response.headers, elsewhere)
 
 
 def download(file: RemoteFile, source: Source, *, part: Path, target: Path, step: Step) -> str:
     """Bring the file to `target`, continuing `part`, and return its SHA-256. `target` is there only when checked."""
     digest = Digest(file)
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     with FileIO(descriptor, "r+") as output:
         if os.fstat(descriptor).st_size > file.size:
             output.truncate(0)
@@ -134,28 +165,50 @@ class Digest:
         return self.count == self._file.size and found == (self._file.sha256 or self._file.blob_id)
 
 
-def _receive(file: RemoteFile, source: Source, output: FileIO, digest: Digest, step: Step) -> None:
+def read(file: RemoteFile, source: Source) -> str:
+    """The text of a small file, checked; nothing is written."""
+    digest = Digest(file)
+    body = bytearray()
+    with _opened(file, source, 0) as response:
+        _require_success(response)
+        for piece in _checked_body(response, file):
+            body += piece
+            digest.add(piece)
+            if len(body) > file.size:
+                raise Corrupt(file.path)
+    if not digest.matches():
+        raise Corrupt(file.path)
+    return body.decode(errors="replace")
+
+
+def _opened(file: RemoteFile, source: Source, count: int) -> AbstractContextManager[Any]:
+    """The answer to the request for the file, from byte `count` on."""
     url = hf_hub_url(source.repository, file.path, revision=source.commit, endpoint=source.endpoint)
     headers = _headers(source.token)
     # Compressed, the bytes could be neither counted nor continued.
     headers["Accept-Encoding"] = "identity"
-    if digest.count:
-        headers["Range"] = f"bytes={digest.count}-"
+    if count:
+        headers["Range"] = f"bytes={count}-"
     # No retries here: `fetcher` decides on them, and shows them. No time-out for reading: `supervise` watches.
     no_retries: dict[str, Any] = {"retry_on_exceptions": (), "retry_on_status_codes": ()}
     timeout = (_CONNECT_SECONDS, None, None, None)
-    with http_stream_backoff("GET", url, headers=headers, timeout=timeout, **no_retries) as response:
+    return http_stream_backoff("GET", url, headers=headers, timeout=timeout, **no_retries)
+
+
+def _receive(file: RemoteFile, source: Source, output: FileIO, digest: Digest, step: Step) -> None:
+    with _opened(file, source, digest.count) as response:
         if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             # It ends before what is here already: one of the two is not this file.
             output.truncate(0)
             raise Corrupt(file.path)
-        hf_raise_for_status(response)
+        _require_success(response)
+        pieces = _checked_body(response, file)
         if digest.count and not _continues(response.headers, response.status_code, digest.count):
             output.seek(0)
             output.truncate()
             digest.clear()
         with _WriteOut(output.fileno()) as write_out:
-            for chunk in response.iter_bytes():
+            for chunk in pieces:
                 step(digest.count)
                 if digest.count + len(chunk) > file.size:
                     output.truncate(0)
@@ -166,6 +219,31 @@ def _receive(file: RemoteFile, source: Source, output: FileIO, digest: Digest, s
         step(digest.count)
     if digest.count < file.size:
         raise EndedEarly(file.path)
+
+
+def _checked_body(response: Any, file: RemoteFile) -> Iterator[bytes]:
+    """The pieces of a body that may be the file. Raises NotAHub or Corrupt for one that cannot be, before any is used.
+
+    Block pages of proxies and pointers of git-lfs come with status 200, too.
+    """
+    pieces: Iterator[bytes] = response.iter_bytes()
+    first = next(pieces, b"")
+    host = response.url.host
+    if first.startswith(_LFS_POINTER) and file.size != len(first):
+        raise NotAHub(f"{host} sends a pointer of git-lfs in place of {file.path}", host)
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise NotAHub(f"{host} sends an HTML page in place of {file.path}", host)
+    if not _may_be_whole(response.headers, response.status_code, file.size):
+        raise Corrupt(f"{file.path} from {host}")
+    return chain([first], pieces)
+
+
+def _may_be_whole(headers: Mapping[str, str], status: int, size: int) -> bool:
+    """False where the length of the body, or of the file behind it, is another one than the Hub lists."""
+    if status == HTTPStatus.PARTIAL_CONTENT:
+        whole = headers.get("Content-Range", "").rpartition("/")[2]
+        return whole in ("", "*", str(size))
+    return headers.get("Content-Length", str(size)) == str(size)
 
 
 def _headers(token: str | None) -> dict[str, str]:

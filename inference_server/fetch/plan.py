@@ -3,22 +3,25 @@
 Asked by `fetcher`, first with the Hub's listing, then with config.json, before the weights are downloaded.
 """
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from inference_server.engine.qwen.shape import ARCHITECTURE, Unsupported, parse_shape
 from inference_server.fetch.failures import not_supported
-from inference_server.fetch.layout import READY_FILE
+from inference_server.fetch.layout import is_plain_name
 
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
 _WHOLE_WEIGHTS = "model.safetensors"
-_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+_WEIGHTS = ".safetensors"
+# Of 200,000 tensors or more.
+_LONGEST_INDEX_BYTES = 64 * 1024 * 1024
 # No *.bin and no *.py: a pickle or a module of a stranger is never run, so it is not downloaded either.
-_SMALL = ("*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab*")
+_SMALL = ("*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab*.txt")
 _TOKENIZERS = ({"tokenizer.json"}, {"tokenizer.model"}, {"vocab.json", "merges.txt"})
 
 
@@ -67,35 +70,61 @@ class ModelFacts:
         return {re.sub(r"_(\w)", lambda found: found[1].upper(), name): value for name, value in asdict(self).items()}
 
 
-def plan_download(repository: str, listing: Sequence[RemoteFile]) -> Plan:
-    """Choose by name, from the top folder only. Raises FetchError when what serving needs is not there."""
-    top = sorted((file for file in listing if "/" not in file.path), key=lambda file: file.path)
-    names = {file.path for file in top}
-    # In this order, as transformers looks for them.
-    sharded = _WHOLE_WEIGHTS not in names
-    weights = [file for file in top if _is_weights(file.path, sharded=sharded)]
-    small = [file for file in top if _is_small(file.path) and (sharded or file.path != INDEX_FILE)]
+def find_index(repository: str, listing: Sequence[RemoteFile]) -> RemoteFile | None:
+    """The file that names the shards; None where the weights are one whole file.
+
+    Raises FetchError when what serving needs is not there.
+    """
+    top = _top(listing)
+    names = top.keys()
     if CONFIG_FILE not in names:
         raise not_supported(repository, "it has no config.json")
-    if not weights or (sharded and INDEX_FILE not in names):
-        raise not_supported(repository, "it has no weights in safetensors files")
     if not any(needed <= names for needed in _TOKENIZERS):
         raise not_supported(repository, "it has no tokenizer")
-    return Plan(tuple(small), tuple(weights))
+    # In this order, as transformers looks for them.
+    if _WHOLE_WEIGHTS in names:
+        return None
+    if INDEX_FILE not in names:
+        raise not_supported(repository, "it has no weights in safetensors files")
+    if top[INDEX_FILE].size > _LONGEST_INDEX_BYTES:
+        raise not_supported(repository, f"its {INDEX_FILE} is too long")
+    return top[INDEX_FILE]
 
 
-def check_model(repository: str, plan: Plan, documents: Mapping[str, Any]) -> ModelFacts:
-    """`documents`: the parsed config.json and, where there is one, the index of the weights.
+def plan_download(repository: str, listing: Sequence[RemoteFile], index: str | None) -> Plan:
+    """Choose from the top folder only: weights by the text of the index, if there is one, the rest by name.
 
-    Raises FetchError for a model that the engine would refuse at its start.
+    Raises FetchError for an index that does not fit.
     """
-    config = documents[CONFIG_FILE]
+    top = _top(listing)
+    shards = {_WHOLE_WEIGHTS} if index is None else _shards(repository, index)
+    if missing := shards - top.keys():
+        raise not_supported(repository, f"it lacks {', '.join(sorted(missing)[:3])}, which its index names")
+    small = [file for name, file in top.items() if _is_small(name) and (index is not None or name != INDEX_FILE)]
+    return Plan(tuple(small), tuple(top[name] for name in sorted(shards)))
+
+
+def _top(listing: Sequence[RemoteFile]) -> dict[str, RemoteFile]:
+    """By name, in order. A name that is not plain is that of no file that serving needs."""
+    return {file.path: file for file in sorted(listing, key=lambda file: file.path) if is_plain_name(file.path)}
+
+
+def _shards(repository: str, index: str) -> set[str]:
+    try:
+        shards = set(json.loads(index)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise not_supported(repository, f"its {INDEX_FILE} has no weight_map") from None
+    if not shards or not all(isinstance(name, str) and name.endswith(_WEIGHTS) for name in shards):
+        raise not_supported(repository, f"its {INDEX_FILE} names no safetensors files")
+    return shards
+
+
+def check_model(repository: str, config: Any) -> ModelFacts:
+    """Raises FetchError for a model that the engine would refuse at its start."""
     try:
         parse_shape(config)
     except Unsupported as error:
         raise not_supported(repository, str(error)) from None
-    if INDEX_FILE in documents:
-        _check_index(repository, plan, documents[INDEX_FILE])
     return ModelFacts(
         architecture=ARCHITECTURE,
         model_type=_text(config.get("model_type")),
@@ -109,21 +138,8 @@ def check_model(repository: str, plan: Plan, documents: Mapping[str, Any]) -> Mo
     )
 
 
-def _check_index(repository: str, plan: Plan, index: Any) -> None:
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict):
-        raise not_supported(repository, f"its {INDEX_FILE} has no weight_map")
-    missing = {str(name) for name in weight_map.values()} - {file.path for file in plan.weights}
-    if missing:
-        raise not_supported(repository, f"it lacks {', '.join(sorted(missing)[:3])}, which its index names")
-
-
-def _is_weights(name: str, *, sharded: bool) -> bool:
-    return _SHARD.fullmatch(name) is not None if sharded else name == _WHOLE_WEIGHTS
-
-
 def _is_small(name: str) -> bool:
-    return name != READY_FILE and any(fnmatchcase(name, pattern) for pattern in _SMALL)
+    return any(fnmatchcase(name, pattern) for pattern in _SMALL)
 
 
 def _number(value: Any) -> int | None:

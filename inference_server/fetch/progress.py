@@ -6,6 +6,7 @@ from typing import Any
 
 _WINDOW_SECONDS = 15.0
 _BAR_CELLS = 30
+_FEWEST_CELLS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,21 @@ class Meter:
 
 
 def bar(snapshot: Snapshot, columns: int) -> str:
-    """One line of at most `columns` characters."""
-    filled = _BAR_CELLS * snapshot.percent // 100
-    numbers = (
-        f"{snapshot.percent:3d} %  {size(snapshot.done)} of {size(snapshot.total)}  "
-        f"{size(snapshot.per_second)}/s  ETA {_clock(snapshot.eta)}"
-    )
-    line = f"[{'#' * filled}{'-' * (_BAR_CELLS - filled)}] {numbers}  {snapshot.file}"
+    """One line of at most `columns` characters: where there is little room, the numbers before the bar."""
+    numbers = [
+        f"{snapshot.percent:3d} %",
+        f"{size(snapshot.done)} of {size(snapshot.total)}",
+        f"ETA {_clock(snapshot.eta)}",
+        f"{size(snapshot.per_second)}/s",
+        snapshot.file,
+    ]
+    while len(numbers) > 1 and len("  ".join(numbers)) > columns:
+        numbers.pop()
+    line = "  ".join(numbers)
+    cells = min(_BAR_CELLS, columns - len(line) - len("[] "))
+    if cells >= _FEWEST_CELLS:
+        filled = cells * snapshot.percent // 100
+        line = f"[{'#' * filled}{'-' * (cells - filled)}] {line}"
     return line[: max(columns, 1)]
 
 

@@ -11,7 +11,8 @@ from inference_server.fetch.failures import FetchError, FetchReason
 _FIRST_SECONDS = 0.5
 _LONGEST_SECONDS = 60.0
 # One bad transfer is bad luck; the third in a row is not, and each costs the whole file.
-_DAMAGED_TRIES = 3
+# A kill may have been meant for another process of the node.
+_TRIES = {FetchReason.CHECKSUM_MISMATCH: 3, FetchReason.OUT_OF_MEMORY: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Patience:
 
 def pause_before_retry(error: FetchError, tried: int, patience: Patience, jitter: Callable[[], float]) -> float | None:
     """Seconds until the next try, or None to give up. `tried`: failures in a row; `jitter`: from 0 to 1."""
-    limit = _DAMAGED_TRIES if error.fetch_reason is FetchReason.CHECKSUM_MISMATCH else patience.tries
+    limit = _TRIES.get(error.fetch_reason, patience.tries)
     if not error.worth_another_try or tried >= min(limit, patience.tries):
         return None
     if error.retry_after is not None:

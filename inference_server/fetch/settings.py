@@ -3,12 +3,16 @@
 Names that Hugging Face's own tools or Python's TLS have, have the same meaning here.
 """
 
+import os
 import re
+import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
+from urllib.request import getproxies
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 
 from inference_server.fetch.keep import parse_keep, parse_until
 from inference_server.modes import MODES
@@ -17,7 +21,15 @@ from inference_server.settings import TerminationLogSettings, invalid_settings, 
 MANUAL = "docs/model-cache.md"
 # An HTTP header can hold no more than this, and a client's complaint about the rest would quote it.
 _TOKEN = re.compile(r"[!-~]+")
-_NAME = r"[A-Za-z0-9]+((\.|_+|-)[A-Za-z0-9]+)*"
+_NAME = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_])?"
+
+
+def _at_home(path: str) -> str:
+    """`~` is the shell's word, and no shell looks at the variables of a container or of .env."""
+    return os.path.expanduser(path)  # noqa: PTH111 - an empty path stays empty
+
+
+LocalPath = Annotated[str, AfterValidator(_at_home)]
 
 
 class FetchSettings(TerminationLogSettings):
@@ -32,7 +44,7 @@ class FetchSettings(TerminationLogSettings):
     )
     model_revision: str = Field(
         default="main",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$",
         max_length=200,
         description="Branch, tag or commit. With a whole commit a cached model needs no network.",
         examples=["main"],
@@ -43,7 +55,7 @@ class FetchSettings(TerminationLogSettings):
         description="Mode that this very installation must be able to run, or nothing is fetched; unset means any.",
         examples=["qwen"],
     )
-    model_cache_dir: str = Field(
+    model_cache_dir: LocalPath = Field(
         default="/app/models", description="Folder of the models; a volume, or they are gone with the container."
     )
     huggingface_token: SecretStr = Field(
@@ -52,7 +64,7 @@ class FetchSettings(TerminationLogSettings):
     hf_token: SecretStr = Field(
         default=SecretStr(""), description="Hugging Face's own name for the same; HUGGINGFACE_TOKEN wins."
     )
-    hf_token_path: str = Field(
+    hf_token_path: LocalPath = Field(
         default="", description="File with the token, for a mounted secret; used when no variable holds one."
     )
     hf_endpoint: str = Field(
@@ -61,10 +73,10 @@ class FetchSettings(TerminationLogSettings):
         description="Address of the Hub or of a mirror.",
         examples=["https://huggingface.co"],
     )
-    ssl_cert_file: str = Field(
+    ssl_cert_file: LocalPath = Field(
         default="", description="PEM file with the CAs to trust, in place of the system's: for a private CA."
     )
-    requests_ca_bundle: str = Field(default="", description="Another name for the same; SSL_CERT_FILE wins.")
+    requests_ca_bundle: LocalPath = Field(default="", description="Another name for the same; SSL_CERT_FILE wins.")
     fetch_stall_seconds: float = Field(
         default=60.0,
         gt=0,
@@ -90,6 +102,14 @@ class FetchSettings(TerminationLogSettings):
         default=5.0, ge=0.1, le=3600, description="Seconds between two progress lines in a log."
     )
 
+    @field_validator("model_repository")
+    @classmethod
+    def _has_one_folder(cls, name: str) -> str:
+        """The Hub has no such names, and the folder's `--` would be ambiguous."""
+        if "--" in name or ".." in name:
+            raise ValueError
+        return name
+
     @property
     def ca_file(self) -> str:
         return self.ssl_cert_file or self.requests_ca_bundle
@@ -98,7 +118,7 @@ class FetchSettings(TerminationLogSettings):
 class PruneSettings(TerminationLogSettings):
     """Every setting of `prune`. The variable's name is the field's name in capitals."""
 
-    model_cache_dir: str = Field(default="/app/models", description="Folder of the models.")
+    model_cache_dir: LocalPath = Field(default="/app/models", description="Folder of the models.")
     keep_models: str = Field(
         default="",
         description="Folders of the commits to keep, as <owner>--<name>/<commit>: a JSON list, or one on each line.",
@@ -141,14 +161,27 @@ def load_prune_order() -> PruneOrder:
 def load_fetch_settings() -> FetchSettings:
     """Read and check all settings. Raises StartupError that names every wrong one and what is allowed."""
     settings = read_settings(FetchSettings, MANUAL)
-    if settings.ca_file and not Path(settings.ca_file).is_file():
-        raise invalid_settings("SSL_CERT_FILE (or REQUESTS_CA_BUNDLE) names no file", MANUAL)
+    if settings.ca_file:
+        _require_certificates(settings.ca_file)
+    if any(proxy.startswith("socks") for proxy in getproxies().values()):
+        wrong = "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names a SOCKS proxy; only proxies that speak HTTP can be used"
+        raise invalid_settings(wrong, MANUAL)
     return settings
+
+
+def _require_certificates(path: str) -> None:
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        raise invalid_settings("SSL_CERT_FILE (or REQUESTS_CA_BUNDLE) holds no certificates in PEM", MANUAL) from None
+    except OSError as error:
+        wrong = f"SSL_CERT_FILE (or REQUESTS_CA_BUNDLE) names no file that can be read ({type(error).__name__})"
+        raise invalid_settings(wrong, MANUAL) from None
 
 
 def read_token(settings: FetchSettings) -> str | None:
     """The token, or None where there is none. Raises StartupError that never quotes it."""
-    token = settings.huggingface_token.get_secret_value() or settings.hf_token.get_secret_value()
+    token = settings.huggingface_token.get_secret_value().strip() or settings.hf_token.get_secret_value().strip()
     if not token and settings.hf_token_path:
         try:
             token = Path(settings.hf_token_path).read_text()

@@ -8,13 +8,14 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from inference_server.fetch.failures import Fault, FaultKind, hub_client_missing
 
@@ -29,6 +30,10 @@ _CLIENT = {
 }
 # The token travels through a pipe: an environment can be read by others of the same user.
 _SECRETS = ("HUGGINGFACE_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_DEBUG")
+_COMPLAINT_BYTES = 8192
+_COMPLAINT_CHARACTERS = 300
+# What a client might repeat of a request.
+_TOKENS = re.compile(r"hf_\w+|(?<=Bearer )\S+")
 
 
 class WorkerFailed(Exception):
@@ -48,6 +53,7 @@ class Worker:
         self._stall_seconds = stall_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
+        self._complaints = b""
 
     def ask(self, request: Mapping[str, Any], *, tick: Callable[[int], None]) -> Any:
         """The worker's answer. `tick` gets the bytes of the file so far, ten times a second.
@@ -72,8 +78,8 @@ class Worker:
             return
         process.kill()
         process.wait()
-        self._buffer = b""
-        for pipe in (process.stdin, process.stdout):
+        self._buffer = self._complaints = b""
+        for pipe in (process.stdin, process.stdout, process.stderr):
             assert pipe is not None
             with contextlib.suppress(OSError):
                 pipe.close()
@@ -105,7 +111,7 @@ class Worker:
             [sys.executable, "-m", "inference_server.fetch.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env=self._environment,
             # A Ctrl+C at the terminal is for the parent, which ends the worker in its own way.
             process_group=0,
@@ -124,21 +130,38 @@ class Worker:
         """What came within one tick."""
         assert self._process is not None
         assert self._process.stdout is not None
-        readable, _, _ = select.select([self._process.stdout], [], [], _TICK_SECONDS)
-        if not readable:
+        assert self._process.stderr is not None
+        pipes = [self._process.stdout, self._process.stderr]
+        readable, _, _ = select.select(pipes, [], [], _TICK_SECONDS)
+        if self._process.stderr in readable:
+            self._listen(self._process.stderr)
+        if self._process.stdout not in readable:
             return
         data = os.read(self._process.stdout.fileno(), 65536)
         if not data:
             code = self._process.wait()
+            while self._listen(self._process.stderr):
+                pass
+            last = self._last_complaint()
             self.close()
-            raise WorkerFailed(_death(code))
+            raise WorkerFailed(_death(code, last))
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
             yield json.loads(line)
 
+    def _listen(self, stderr: IO[bytes]) -> bool:
+        """Keep the end of what a library complains about; whether there was anything."""
+        said = os.read(stderr.fileno(), 65536)
+        self._complaints = (self._complaints + said)[-_COMPLAINT_BYTES:]
+        return bool(said)
 
-def _death(code: int) -> Fault:
+    def _last_complaint(self) -> str:
+        lines = [line for line in self._complaints.decode(errors="replace").splitlines() if line.strip()]
+        return _TOKENS.sub("***", lines[-1])[:_COMPLAINT_CHARACTERS] if lines else ""
+
+
+def _death(code: int, complaint: str) -> Fault:
     """Nobody but the kernel sends it SIGKILL without having asked first."""
     if code == -signal.SIGKILL:
         return Fault(FaultKind.MEMORY)
-    return Fault(FaultKind.CRASHED, detail=f"exit code {code}")
+    return Fault(FaultKind.CRASHED, detail=f"exit code {code}{complaint and ': '}{complaint}")

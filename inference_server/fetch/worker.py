@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from inference_server.fetch.faults import Fenced, describe
-from inference_server.fetch.hub import Source, check, download, list_files
+from inference_server.fetch.hub import Source, check, download, list_files, read
 from inference_server.fetch.plan import RemoteFile
 
 _SECONDS_BETWEEN_STEPS = 0.1
@@ -68,7 +68,9 @@ def main() -> None:
         try:
             answer = {"done": _do(request, inbox, output)}
         except Exception as error:
-            answer = {"failed": asdict(describe(error))}
+            fault = asdict(describe(error))
+            fault["detail"] = fault["detail"] or request.get("file", {}).get("path", "")
+            answer = {"failed": fault}
         _say(output, answer)
 
 
@@ -90,6 +92,9 @@ def _do(request: dict[str, Any], inbox: Inbox, output: TextIO) -> Any:
                 target=Path(request["target"]),
                 step=Steps(inbox, output, fence_seconds=request["fence_seconds"]),
             )
+        case "read":
+            source = Source(request["endpoint"], request["token"], request["repository"], request["commit"])
+            return read(RemoteFile(**request["file"]), source)
         case "check":
             steps = Steps(inbox, output, fence_seconds=request["fence_seconds"])
             return check(RemoteFile(**request["file"]), Path(request["path"]), steps)

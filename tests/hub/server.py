@@ -223,6 +223,9 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.status:
             self._error(answer.status, None, answer.headers)
             return
+        if answer.garbage is not None:
+            self._body(200, answer.garbage, {"Content-Type": "text/html", **answer.headers})
+            return
         first = self._first_byte() if not answer.ignore_range else 0
         if first > len(content):
             self._error(416, None, {"Content-Range": f"bytes */{len(content)}"})

@@ -22,6 +22,7 @@ from tests.unit.fetch.running import (
     GOOD_TOKEN,
     REPOSITORY,
     SECOND_SHARD,
+    FetchProcess,
     a_fetch,
     fetched,
     leftovers,
@@ -142,7 +143,7 @@ FAILURES: list[Any] = [
         id="a transfer that hangs",
     ),
     pytest.param(scripted(SECOND_SHARD, Answer(), Answer(cut_at=900_000)), "NetworkUnreachable", id="a cut transfer"),
-    pytest.param(scripted(SECOND_SHARD, Answer(), Answer(short_by=9)), "NetworkUnreachable", id="a short transfer"),
+    pytest.param(scripted(SECOND_SHARD, Answer(), Answer(short_by=9)), "ChecksumMismatch", id="a short transfer"),
 ]
 
 
@@ -199,6 +200,8 @@ def test_a_termination_log_that_takes_nothing_changes_nothing(hub: Hub, tmp_path
         ({"huggingface_token": "hf_\N{LATIN SMALL LETTER E WITH ACUTE}"}, "the token holds a character"),
         ({"huggingface_token": "", "hf_token_path": "/"}, "HF_TOKEN_PATH cannot be read"),
         ({"ssl_cert_file": "/no/such.pem"}, "SSL_CERT_FILE"),
+        ({"ssl_cert_file": "/etc/hostname"}, "holds no certificates in PEM"),
+        ({"requests_ca_bundle": "/"}, "no file that can be read"),
     ],
 )
 def test_settings_that_cannot_be_right_are_refused(run: Callable[..., Any], changed: dict[str, str], says: str) -> None:
@@ -206,6 +209,39 @@ def test_settings_that_cannot_be_right_are_refused(run: Callable[..., Any], chan
     assert (code, json.loads(log)["reason"]) == (ExitCode.CONFIG, "InvalidSettings")
     assert says in events[-1]["message"]
     assert events[-1]["transient"] is False
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_proxy_that_the_client_cannot_use_is_told_at_once(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "socks5h://127.0.0.1:1080")
+    code, events, _ = run()
+    assert code == ExitCode.CONFIG
+    assert "SOCKS" in events[-1]["message"]
+
+
+def test_a_broken_library_is_named_and_what_it_repeats_of_a_token_is_not(hub: Hub, tmp_path: Path) -> None:
+    broken = tmp_path / "packages" / "huggingface_hub"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text(f"raise ImportError('libssl.so.9: {SECRET} cannot open')")
+    variables = variables_of(settings_of(hub, tmp_path / "cache")) | {"PYTHONPATH": str(broken.parent)}
+    process = FetchProcess(tmp_path, variables)
+    assert process.wait() == EXIT_CODES[FetchReason.FETCH_FAILED]
+    assert "ImportError: libssl.so.9: *** cannot open" in process.events[-1]["message"]
+    assert SECRET not in process.output
+
+
+def test_home_is_understood_and_a_blank_token_hides_none(
+    hub: Hub, tmp_path: Path, checkpoint: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    hub.add("tiny/A_-_b", checkpoint, private=True, revision="v1+cu")
+    found = fetched(
+        hub, Path("~/cache"), huggingface_token="\n", hf_token=GOOD_TOKEN, model_repository="tiny/A_-_b",
+        model_revision="v1+cu",
+    )  # fmt: skip
+    assert found.path.parent == tmp_path / "cache" / "tiny--A_-_b"
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,35 @@ def test_exit_codes_are_one_per_reason_and_tell_whether_waiting_helps() -> None:
 
 def test_a_failure_that_lasts_is_not_tried_again_but_for_damage_in_transit() -> None:
     for error in every_error():
-        assert error.worth_another_try == (error.transient or error.fetch_reason is R.CHECKSUM_MISMATCH)
+        bad_luck = error.fetch_reason in (R.CHECKSUM_MISMATCH, R.OUT_OF_MEMORY)
+        assert error.worth_another_try == (error.transient or bad_luck)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 429, 500])
+def test_a_storage_host_that_the_hub_redirects_to_says_nothing_of_the_token(status: int) -> None:
+    fault = Fault(FaultKind.HTTP, status=status, detail="model.safetensors", host="cdn.example", retry_after=7)
+    error = classify(fault, a_context(token=True))
+    assert (error.fetch_reason, error.transient, error.retry_after) == (R.ENDPOINT_UNAVAILABLE, True, 7)
+    assert "cdn.example" in error.message
+    assert "asks to wait for 7 seconds" in error.message
+    assert "token" not in error.message + error.remedy
+
+
+@pytest.mark.parametrize("kind", [FaultKind.NAME, FaultKind.TLS, FaultKind.NETWORK, FaultKind.NOT_A_HUB])
+def test_the_host_at_fault_is_named_and_not_the_hub(kind: FaultKind) -> None:
+    error = classify(Fault(kind, detail="x", host="proxy.example"), a_context())
+    assert "proxy.example" in error.message
+    assert "huggingface.co" not in error.message
+
+
+def test_the_wait_that_is_asked_for_is_told() -> None:
+    assert "wait for 90 seconds" in classify(Fault(FaultKind.HTTP, status=429, retry_after=90.0), a_context()).message
+
+
+def test_what_a_mirror_names_is_shown_without_control_characters_and_shortened() -> None:
+    message = not_supported("a/b", "it lacks \x1b[2J\n" + "x" * 5000).message
+    assert message.isprintable()
+    assert len(message) <= 1000
 
 
 def test_a_password_in_the_endpoint_is_not_repeated() -> None:

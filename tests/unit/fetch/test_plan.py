@@ -1,15 +1,18 @@
 """What is downloaded, and what is no model for this server."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inference_server.engine.qwen.shape import read_shape
 from inference_server.failure import StartupError
 from inference_server.fetch.failures import FetchError, FetchReason
-from inference_server.fetch.plan import Plan, RemoteFile, check_model, plan_download
+from inference_server.fetch.plan import Plan, RemoteFile, check_model, find_index, plan_download
 from tests.hub.checkpoint import CONFIG
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -21,8 +24,16 @@ def listing(*names: str, size: int = 10) -> list[RemoteFile]:
     return [RemoteFile(name, size, None, "blob") for name in names]
 
 
-def a_plan(*names: str) -> Plan:
-    return plan_download("a/b", listing("config.json", "tokenizer.json", *names))
+def index_of(*shards: Any) -> str:
+    return json.dumps({"weight_map": {str(number): shard for number, shard in enumerate(shards)}})
+
+
+def planned(files: list[RemoteFile], index: str) -> Plan:
+    return plan_download("a/b", files, index if find_index("a/b", files) else None)
+
+
+def a_plan(*names: str, index: str = index_of(*SHARDS)) -> Plan:
+    return planned(listing("config.json", "tokenizer.json", *names), index)
 
 
 def refused(act: Any) -> str:
@@ -41,6 +52,8 @@ def test_only_what_serving_needs_is_chosen_and_the_small_files_come_first() -> N
         *SHARDS, INDEX, "merges.txt", "vocab.json", "chat_template.jinja", "tokenizer_config.json", "tokenizer.model",
         "README.md", "LICENSE", ".gitattributes", "pytorch_model.bin", "modeling_qwen.py", "onnx/model.onnx",
         "original/model-00001-of-00002.safetensors", "consolidated.safetensors", "READY.json", "figure.png",
+        "model-00001-of-00003.safetensors", "tokenizer.py", "tokenizer.pkl", "vocab.bin", "tokenizer.safetensors",
+        "../config.json", "a\\b.json", ".hidden.json", "Ready.json",
     )  # fmt: skip
     assert names(plan.weights) == SHARDS
     assert names(plan.small) == [
@@ -63,23 +76,23 @@ def test_one_whole_file_is_preferred_to_shards_as_transformers_does() -> None:
         pytest.param(["tokenizer.json", WHOLE], "no config.json", id="no configuration"),
         pytest.param(["config.json", "tokenizer.json", "pytorch_model.bin"], "safetensors", id="pickled weights only"),
         pytest.param(["config.json", "tokenizer.json", *SHARDS], "safetensors", id="shards without an index"),
-        pytest.param(["config.json", "tokenizer.json", INDEX], "safetensors", id="an index without shards"),
+        pytest.param(["config.json", "tokenizer.json", INDEX], "lacks model-00001", id="an index without shards"),
         pytest.param(["config.json", WHOLE], "no tokenizer", id="no tokenizer"),
         pytest.param(["config.json", WHOLE, "vocab.json"], "no tokenizer", id="half a tokenizer"),
         pytest.param([], "no config.json", id="an empty repository"),
     ],
 )
 def test_a_repository_without_a_whole_model_is_refused(files: list[str], says: str) -> None:
-    assert says in refused(lambda: plan_download("a/b", listing(*files)))
+    assert says in refused(lambda: planned(listing(*files), index_of(*SHARDS)))
 
 
 @pytest.mark.parametrize("tokenizer", [["tokenizer.json"], ["tokenizer.model"], ["vocab.json", "merges.txt"]])
 def test_every_kind_of_tokenizer_will_do(tokenizer: list[str]) -> None:
-    assert plan_download("a/b", listing("config.json", WHOLE, *tokenizer)).weights
+    assert planned(listing("config.json", WHOLE, *tokenizer), "").weights
 
 
 def test_the_facts_for_a_check_of_the_memory_come_from_the_configuration() -> None:
-    facts = check_model("a/b", a_plan(WHOLE), {"config.json": CONFIG})
+    facts = check_model("a/b", CONFIG)
     assert facts.as_json() == {
         "architecture": "Qwen3ForCausalLM",
         "modelType": "qwen3",
@@ -102,7 +115,7 @@ def test_what_the_configuration_does_not_say_is_unknown_and_the_old_name_of_dtyp
         "head_dim": None,
         "model_type": 3,
     }
-    facts = check_model("a/b", a_plan(WHOLE), {"config.json": config})
+    facts = check_model("a/b", config)
     assert (facts.dtype, facts.layers, facts.head_dimension, facts.model_type) == ("float16", None, None, None)
 
 
@@ -129,7 +142,7 @@ def test_a_model_that_the_engine_would_refuse_is_refused_in_its_words(tmp_path: 
     with pytest.raises(StartupError) as at_start:
         read_shape(tmp_path)
     with pytest.raises(FetchError) as before:
-        check_model("a/b", a_plan(WHOLE), {"config.json": config})
+        check_model("a/b", config)
     assert says in before.value.message
     assert (before.value.reason, before.value.remedy) == (at_start.value.reason, at_start.value.remedy)
     assert before.value.message.partition(": ")[2] == at_start.value.message.partition(": ")[2]
@@ -139,17 +152,36 @@ def test_a_model_that_the_engine_would_refuse_is_refused_in_its_words(tmp_path: 
 @pytest.mark.parametrize(
     ("index", "says"),
     [
-        ({"weight_map": {"x": "model-00003-of-00002.safetensors"}}, "lacks model-00003"),
-        ({"weight_map": {"x": "../../etc/passwd"}}, "lacks ../../etc/passwd"),
-        ({}, "no weight_map"),
-        ([], "no weight_map"),
+        (index_of("model-00003-of-00002.safetensors"), "lacks model-00003"),
+        (index_of("../../etc/passwd.safetensors"), "lacks ../../etc/passwd"),
+        (index_of("pytorch_model.bin"), "names no safetensors files"),
+        (index_of(SHARDS[0], 7), "names no safetensors files"),
+        (index_of([SHARDS[0]]), "no weight_map"),
+        (index_of(), "names no safetensors files"),
+        ("{}", "no weight_map"),
+        ("[]", "no weight_map"),
+        ('{"weight_map": []}', "no weight_map"),
+        ("{", "no weight_map"),
+        ("[" * 100_000, "no weight_map"),
     ],
 )
-def test_an_index_that_does_not_fit_the_shards_is_refused(index: Any, says: str) -> None:
-    documents = {"config.json": CONFIG, INDEX: index}
-    assert says in refused(lambda: check_model("a/b", a_plan(*SHARDS, INDEX), documents))
+def test_an_index_that_does_not_fit_is_refused(index: str, says: str) -> None:
+    assert says in refused(lambda: a_plan(*SHARDS, INDEX, index=index))
 
 
-def test_an_index_that_fits_is_accepted() -> None:
-    index = json.loads(json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}))
-    assert check_model("a/b", a_plan(*SHARDS, INDEX), {"config.json": CONFIG, INDEX: index}).layers == 2
+@given(st.text() | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(json.dumps))
+def test_any_index_gives_a_plan_or_is_refused(text: str) -> None:
+    with contextlib.suppress(FetchError):
+        assert a_plan(*SHARDS, INDEX, index=text).weights
+
+
+def test_an_index_of_any_length_is_not_read() -> None:
+    files = [*listing("config.json", "tokenizer.json"), *listing(INDEX, size=10**9)]
+    assert "too long" in refused(lambda: find_index("a/b", files))
+
+
+@pytest.mark.parametrize(
+    "shards", [["model-00001-of-000002.safetensors", "model-00002-of-000002.safetensors"], ["weights.safetensors"]]
+)
+def test_the_index_names_the_shards_whatever_they_are_called(shards: list[str]) -> None:
+    assert names(a_plan(*shards, INDEX, *SHARDS, index=index_of(*shards, shards[0])).weights) == shards

@@ -125,11 +125,16 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_transfer_that_is_killed_is_told_as_lack_of_memory(hub: Hub, tmp_path: Path) -> None:
-    hub.script(SECOND_SHARD, Answer(), Answer(stall_at=500_000))
+    hub.script(SECOND_SHARD, Answer(), Answer(stall_at=500_000), Answer(), Answer(stall_at=500_000))
     process = a_fetch(hub, tmp_path / "cache", tmp_path, fetch_tries=6)
-    wait_for(lambda: hub.weights_served > 500_000)
-    (child,) = process.children()
-    os.kill(child, signal.SIGKILL)
+    part = folder(tmp_path / "cache", hub).staging(commit(hub)) / "parts" / SECOND_SHARD
+    wait_for(lambda: part.exists() and part.stat().st_size == 500_000)
+    (first,) = process.children()
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: [child for child in process.children() if child != first])
+    (second,) = process.children()
+    wait_for(lambda: len([path for _, path, _ in hub.requests if path.endswith(SECOND_SHARD)]) == 4)
+    os.kill(second, signal.SIGKILL)
     assert process.wait() == 32
     assert process.events[-1]["reason"] == "OutOfMemory"
 

@@ -56,10 +56,28 @@ def test_the_fields_of_a_line() -> None:
 
 def test_the_bar() -> None:
     line = bar(Snapshot(4_020_000_000, 8_040_000_000, 95_000_000, 42, "model.safetensors"), 200)
-    assert line == f"[{'#' * 15}{'-' * 15}]  50 %  4.0 GB of 8.0 GB  95.0 MB/s  ETA 0:42  model.safetensors"
-    assert len(bar(Snapshot(1, 2, 3, None, "x" * 300), 80)) == 80
+    assert line == f"[{'#' * 15}{'-' * 15}]  50 %  4.0 GB of 8.0 GB  ETA 0:42  95.0 MB/s  model.safetensors"
+    assert bar(Snapshot(1, 2, 3, None, "x" * 300), 80) == f"[{'#' * 15}{'-' * 15}]  50 %  1 B of 2 B  ETA -:--  3 B/s"
     assert "ETA -:--" in bar(Snapshot(1, 2, 3, None, ""), 200)
     assert "ETA 2:00:05" in bar(Snapshot(1, 2, 3, 7205, ""), 200)
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (80, 5),
+        (55, 4),
+        (40, 3),
+        (25, 2),
+        (5, 1),
+    ],
+)
+def test_where_there_is_little_room_the_first_numbers_are_shown_whole(columns: int, shown: int) -> None:
+    line = bar(Snapshot(4_020_000_000, 8_040_000_000, 95_000_000, 42, "m.safetensors"), columns)
+    assert len(line) <= columns
+    numbers = ["50 %", "4.0 GB of 8.0 GB", "ETA 0:42", "95.0 MB/s", "m.safetensors"]
+    assert [number for number in numbers if number in line] == numbers[:shown]
+    assert bar(Snapshot(1, 2, 3, None, ""), 1) == " "
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,10 @@ def test_what_waiting_cannot_change_is_not_tried_again() -> None:
     assert pause(an_error(FaultKind.HTTP, 404), 1) is None
 
 
+def test_a_kill_is_tried_twice() -> None:
+    assert [pause(an_error(FaultKind.MEMORY), tried) for tried in (1, 2)] == [0.5, None]
+
+
 def test_damage_is_tried_three_times() -> None:
     damaged = an_error(FaultKind.CHECKSUM)
     assert [pause(damaged, tried) for tried in (1, 2, 3)] == [0.5, 1, None]
