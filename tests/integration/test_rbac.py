@@ -91,6 +91,10 @@ def live_a_whole_life(kubectl: Kubectl, asked: Callable[[], set[Right]]) -> None
     wait_for(kubectl, is_ready)
     kubectl.patch("llmdep", "triage", {"spec": {"image": "kwok/crash:1"}})
     wait_for(kubectl, lambda found: is_rolled_back(found))
+    denied = {"image": "kwok/denied:1", "imagePullSecrets": [{"name": "regcred"}], "rollback": {"maxPerHour": 9}}
+    kubectl.patch("llmdep", "triage", {"spec": denied})
+    wait_for(kubectl, lambda found: told("RolledBack", "ImagePullDenied")(found))
+    kubectl.patch("llmdep", "triage", {"spec": {"imagePullSecrets": None}})
     for number in range(8):
         ready_again(image=f"registry.example.com/server:{number}")
     eventually(lambda: len(kubectl.list("controllerrevisions", "-l", f"{INSTANCE}=triage")) < 9)
