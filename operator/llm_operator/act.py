@@ -11,10 +11,22 @@ import logging
 from dataclasses import dataclass
 
 from llm_operator.api.conditions import Finding, Reason
-from llm_operator.core import names
-from llm_operator.core.events import events_of
-from llm_operator.core.foreign import claim, drift, in_the_way, left_over, replace_template
-from llm_operator.core.model import Action, Amend, Apply, Discard, Forget, Judge, Make, Observation, Plan, Record
+from llm_operator.core import admission, names
+from llm_operator.core.events import admission_event, events_of
+from llm_operator.core.model import (
+    Action,
+    Adopt,
+    Amend,
+    Apply,
+    Discard,
+    Forget,
+    Judge,
+    Learn,
+    Make,
+    Observation,
+    Plan,
+    Record,
+)
 from llm_operator.core.names import Manifest
 from llm_operator.core.ownership import name_taken
 from llm_operator.core.words import detail
@@ -27,8 +39,9 @@ log = logging.getLogger(__name__)
 REFUSED = (400, 403, 422)
 # A status does not wait longer for its event, which may be held up by a webhook.
 POST_SECONDS = 2.0
-VERDICT_PATH, MODEL_PATH = (
-    "/metadata/annotations/" + name.replace("~", "~0").replace("/", "~1") for name in (names.VERDICT, names.MODEL)
+VERDICT_PATH, MODEL_PATH, ADMITTED_PATH = (
+    "/metadata/annotations/" + name.replace("~", "~0").replace("/", "~1")
+    for name in (names.VERDICT, names.MODEL, names.ADMITTED)
 )
 
 
@@ -70,28 +83,32 @@ class Actor:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def carry_out(self, observation: Observation, plan: Plan) -> Outcome:
-        """Do the actions in order until all are done, or one is refused or fails.
+        """Do the actions in order. One that is refused holds up only what depends on it.
 
         What another attempt may cure (conflicts, time-outs, 429, 5xx) is a failure, not an exception: what was done
         before it has to be known.
         """
         obstacle = plan.obstacle
         done: list[Action] = []
+        refused: list[Action] = []
         for action in plan.actions:
+            if any(depends(action, one) for one in refused):
+                continue
             try:
                 observation, finding = await self._do(observation, action)
             except ApiError as error:
                 if error.status not in REFUSED or error.reason == NAMESPACE_TERMINATING:
                     return Outcome(observation, obstacle, tuple(done), Failure(error, _failing(action, error)))
-                refused = _refused(action, error)
-                if isinstance(action, (Make, Amend)) and action.optional:
-                    log.warning("%s", refused.message)
+                finding = _refused(action, error)
+                log.warning("%s", finding.message)
+            else:
+                if finding is None:
+                    done.append(action)
                     continue
-                return Outcome(observation, refused, tuple(done))
-            if finding is not None and isinstance(action, Record):
-                return Outcome(observation, finding, tuple(done))
-            obstacle = finding or obstacle
-            done.append(action)
+            if not (isinstance(action, (Make, Amend)) and action.optional):
+                # The first is the one that safety depends on most.
+                obstacle = obstacle if refused else finding
+                refused.append(action)
         return Outcome(observation, obstacle, tuple(done))
 
     async def write_status(self, observation: Observation, status: Manifest) -> bool:
@@ -129,10 +146,21 @@ class Actor:
                 return await self._record(observation, action)
             case Judge():
                 return await self._judge(observation, action), None
+            case Learn():
+                stored = await self._kube.patch(
+                    action.live, [{"op": "add", "path": ADMITTED_PATH, "value": action.annotation}]
+                )
+                self._keep(observation, stored)
+                return _with_revision(observation, stored), None
+            case Adopt():
+                stored = await self._kube.patch(action.live, list(action.operations))
+                self._keep(observation, stored)
+                log.info("adopted %s %s", stored["kind"], _path(stored))
+                return observation, None
             case Forget():
                 return await self._forget(observation, action), None
             case Apply():
-                return await self._apply(observation, action)
+                return await self._apply(observation, action), None
             case Make() | Amend() | Discard():
                 return await self._see_to_the_model(observation, action), None
 
@@ -204,43 +232,38 @@ class Actor:
         parent = observation.parent
         self._store.put(BY_KIND[stored["kind"]], stored, reader=(parent.namespace, parent.name))
 
-    async def _apply(self, observation: Observation, action: Apply) -> tuple[Observation, Finding | None]:
-        stored = await self._put(action)
+    async def _apply(self, observation: Observation, action: Apply) -> Observation:
+        if action.live is None:
+            stored = await self._kube.create(action.manifest)
+        else:
+            stored = await self._kube.patch(action.live, list(action.operations))
         kind = stored["kind"]
         self._keep(observation, stored)
         log.info("applied %s %s", kind, _path(stored))
+        now_known = admission.learned(action.manifest, stored, action.accepted)
+        news = sorted(now_known.accepted.keys() - action.accepted.keys())
+        if news:
+            event = admission_event(observation.parent, stored, news, observation.now)
+            log.warning("%s", event["note"])
+            await self._post_all([event])
+        observation = dataclasses.replace(observation, admitted={**observation.admitted, kind: now_known})
         if kind == "Deployment":
-            observation = dataclasses.replace(observation, deployment=stored)
-        else:
-            observation = dataclasses.replace(observation, service=stored)
-        path = drift(action.manifest, stored)
-        if path is None:
-            return observation, None
-        return observation, Finding(
-            Reason.DRIFT_NOT_REPAIRED,
-            f"{kind} {stored['metadata']['name']} was written, but something (an admission webhook?) set {path} to "
-            "another value.",
-        )
+            return dataclasses.replace(observation, deployment=stored)
+        return dataclasses.replace(observation, service=stored)
 
-    async def _put(self, action: Apply) -> Manifest:
-        kube, desired, live = self._kube, action.manifest, action.live
-        if live is None:
-            return await kube.create(desired)
-        before = [*claim(live), *in_the_way(desired, live)]
-        if before:
-            live = await kube.patch(live, before)
-        try:
-            stored = await kube.apply(desired, over=live)
-        except ApiError as error:
-            replacement = replace_template(desired)
-            if error.status != 422 or not replacement:
-                raise
-            # Merged with what somebody else put in (another probe handler, say) it cannot be valid: put ours in its
-            # place.
-            live = await kube.patch(live, replacement)
-            stored = await kube.apply(desired, over=live)
-        after = left_over(desired, stored)
-        return await kube.patch(stored, after) if after else stored
+
+def depends(action: Action, refused: Action) -> bool:
+    """Whether an action must not be done because another one was refused.
+
+    A verdict is written before anything acts on it, and a revision is recorded before it is applied; a repair of what
+    runs does neither.
+    """
+    if isinstance(refused, (Record, Judge)):
+        if isinstance(action, Apply) and action.manifest["kind"] == "Deployment":
+            return action.live is None or action.is_change
+        is_job = isinstance(action, Make) and action.manifest["kind"] == "Job"
+        return is_job or isinstance(action, (Record, Judge, Forget, Discard))
+    return isinstance(refused, Discard) and isinstance(action, Make)
 
 
 def _failing(action: Action, error: ApiError) -> Finding | None:
@@ -257,7 +280,7 @@ def _failing(action: Action, error: ApiError) -> Finding | None:
 
 def _subject(action: Action) -> Manifest:
     """The object that an action writes."""
-    return action.live if isinstance(action, (Judge, Forget, Amend, Discard)) else action.manifest
+    return action.live if isinstance(action, (Judge, Learn, Adopt, Forget, Amend, Discard)) else action.manifest
 
 
 def _refused(action: Action, error: ApiError) -> Finding:

@@ -204,13 +204,6 @@ class Kube:
         path = _path(BY_KIND[manifest["kind"]], manifest["metadata"]["namespace"])
         return await self._request("POST", path, {"fieldManager": FIELD_MANAGER}, manifest)
 
-    async def apply(self, manifest: Manifest, *, over: Manifest) -> Manifest:
-        """Server-side apply a child over what was read; 409 if that has changed or gone since."""
-        version = over["metadata"]["resourceVersion"]
-        manifest = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": version}}
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._request("PATCH", _path_of(manifest), query, manifest, "application/apply-patch+yaml")
-
     async def patch(self, live: Manifest, operations: Operations) -> Manifest:
         """JSON patch a child as it was read; 409 if it has changed since."""
         return await self._json_patch(_path_of(live), operations, live["metadata"]["resourceVersion"])

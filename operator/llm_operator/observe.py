@@ -272,6 +272,7 @@ def parse_parent(live: Manifest) -> Parent:
         spec=parse_spec(live.get("spec", {})),
         status=live.get("status", {}),
         deleting="deletionTimestamp" in metadata,
+        adopts=metadata.get("annotations", {}).get(names.ADOPT) == "true",
     )
 
 

@@ -4,11 +4,12 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from llm_operator.act import Actor, Failure, Outcome
 from llm_operator.api.conditions import Finding, Reason
+from llm_operator.core.admission import Admitted
 from llm_operator.core.gate import current_fetch
 from llm_operator.core.hand_edits import HandEdit, hand_edit
 from llm_operator.core.model import Action, Apply, Judge, Observation, Plan, Settings, Suspicion
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # namespace, name
 COUNTS_SECONDS = 2.0
+# What admission did is recorded before anything else happens, or at once.
+RECORD_SECONDS = 0.2
 # A write that fails for a shorter time is no news.
 TELL_FAILING_SECONDS = 1.5
 # Less than the time after which a worker is held to be stuck.
@@ -100,6 +103,7 @@ class Reconciler:
         self._behind: set[Key] = set()
         self._failing: dict[Key, float] = {}  # Since when writes fail.
         self._told: dict[Key, float] = {}  # When a status was written last.
+        self._admitted: dict[Key, Mapping[str, Admitted]] = {}
         self._edits: dict[Key, HandEdit] = {}  # Put back, and not told yet.
         self._logs = FetchLogs(kube, wake)
 
@@ -136,6 +140,7 @@ class Reconciler:
         if observation is None or observation.parent.deleting:
             self._told.pop(key, None)
             self._edits.pop(key, None)
+            self._admitted.pop(key, None)
             self._failing.pop(key, None)
             return Result()
         decided = self._without_futile_repairs(observation, decided)
@@ -148,7 +153,8 @@ class Reconciler:
         pause = self._pause(observation)
         later = await self._tell(key, outcome)
         stuck = outcome.obstacle is not None and outcome.obstacle.reason in FUTILE
-        waits = [wait for wait in (pause, later, decided.look_again_after) if wait]
+        learned = RECORD_SECONDS if _accepted(outcome.observation) != _accepted(observation) else 0.0
+        waits = [wait for wait in (pause, later, learned, decided.look_again_after) if wait]
         return Result(retry=stuck and not pause, look_again_after=min(waits, default=None))
 
     async def _tell(self, key: Key, outcome: Outcome) -> float:
@@ -187,7 +193,10 @@ class Reconciler:
             live=live,
             suspicion=self._suspicions.get(key),
         )
-        return observation and self._with_progress(key, observation)
+        if observation is None:
+            return None
+        admitted = self._admitted.get(key, {})
+        return dataclasses.replace(self._with_progress(key, observation), admitted=admitted)
 
     def _with_progress(self, key: Key, observation: Observation) -> Observation:
         """How far the fetch is, as far as is known: of this very try, since another one may fail at its first step."""
@@ -215,6 +224,7 @@ class Reconciler:
         return dataclasses.replace(decided, actions=rest, obstacle=_changed_back(repairs[0]))
 
     def _note(self, key: Key, outcome: Outcome) -> None:
+        self._admitted[key] = outcome.observation.admitted
         edit = _put_back(outcome)
         if edit is not None:
             self._edits[key] = edit
@@ -228,6 +238,10 @@ class Reconciler:
     def _pause(self, observation: Observation) -> float:
         parent = observation.parent
         return self.repairs.wait(parent.uid, parent.generation, time.monotonic())
+
+
+def _accepted(observation: Observation) -> list[Admitted]:
+    return [one for one in observation.admitted.values() if one.accepted]
 
 
 def _put_back(outcome: Outcome) -> HandEdit | None:

@@ -48,6 +48,7 @@ class Reason(StrEnum):
     APPLY_REFUSED = "ApplyRefused"
     APPLY_FAILING = "ApplyFailing"
     DRIFT_NOT_REPAIRED = "DriftNotRepaired"
+    CHANGED_BY_ADMISSION = "ChangedByAdmission"
     EDIT_REVERTED = "EditReverted"
 
     INVALID_IMAGE_NAME = "InvalidImageName"
@@ -128,6 +129,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.APPLY_REFUSED: "The API server refused an object the operator wanted to write; its words follow.",
     Reason.APPLY_FAILING: "An object cannot be written for now: a webhook or the API server fails; its words follow.",
     Reason.DRIFT_NOT_REPAIRED: "Somebody else changes the same field again and again; the message names it.",
+    Reason.CHANGED_BY_ADMISSION: "An event: a webhook or policy set fields of a child otherwise; that is accepted.",
     Reason.EDIT_REVERTED: "Somebody edited a child by hand, which was put back (an event, and `status.reverted`).",
     Reason.INVALID_IMAGE_NAME: "The image reference cannot be parsed by the container runtime.",
     Reason.IMAGE_NOT_FOUND: "The registry has no such image, or the node must not pull and has none.",

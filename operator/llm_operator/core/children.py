@@ -8,7 +8,6 @@ from typing import Any
 from llm_operator.api.types import API_VERSION, KIND, LLMDeploymentSpec, Rollout
 from llm_operator.core import names
 from llm_operator.core.cached_model import COMMIT_MARK, PATH_MARK
-from llm_operator.core.drift import with_hash
 from llm_operator.core.model import Parent, Settings
 from llm_operator.core.names import Manifest
 
@@ -56,25 +55,13 @@ def shared_reference(parent: Parent) -> Manifest:
 
 def build_service(parent: Parent) -> Manifest:
     """A ClusterIP Service on port 8002."""
-    return with_hash(
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": metadata(parent),
-            "spec": {
-                "type": "ClusterIP",
-                "selector": names.selector(parent.name),
-                "ports": [
-                    {
-                        "name": names.PORT_NAME,
-                        "port": names.SERVER_PORT,
-                        "protocol": "TCP",
-                        "targetPort": names.PORT_NAME,
-                    }
-                ],
-            },
-        }
-    )
+    port = {"name": names.PORT_NAME, "port": names.SERVER_PORT, "protocol": "TCP", "targetPort": names.PORT_NAME}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(parent),
+        "spec": {"type": "ClusterIP", "selector": names.selector(parent.name), "ports": [port]},
+    }
 
 
 def build_deployment(parent: Parent, *, replicas: int, rollout: Rollout, revision: str, template: Manifest) -> Manifest:
@@ -99,7 +86,7 @@ def build_deployment(parent: Parent, *, replicas: int, rollout: Rollout, revisio
         },
     }
     deployment["metadata"]["annotations"] = {names.REVISION: revision}
-    return with_hash(deployment)
+    return deployment
 
 
 def build_pod_template(name: str, spec: LLMDeploymentSpec, settings: Settings, *, revision: str) -> Manifest:

@@ -1,85 +1,212 @@
-"""Does a live object still say all that we declare? Finds the first field that does not.
+"""Does a live object still say all that we declare? Finds what does not, and the object with that put right. Pure.
 
-The API server adds defaults, and others may add what we do not declare (a policy engine's toleration,
-`kubectl rollout restart`'s annotation): both are left alone, as server-side apply leaves them. Lists that
-the API merges by key are compared by that key, all others as a whole. What would break the server or its
-roll-out is foreign (foreign.py) and counts as drift too.
+The API server adds defaults, and others may add what we do not declare (a policy engine's toleration, `kubectl rollout
+restart`'s annotation): both are left alone, but for what would break the server or its roll-out (foreign.py). A
+difference that admission made at our own write is accepted (admission.py). Lists that the API merges by key are
+compared by that key, tolerations as a set, all others as a whole.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from llm_operator.core import quantity
-from llm_operator.core.names import APPLIED_HASH, Manifest
+from llm_operator.core import foreign, names, quantity
+from llm_operator.core.names import Manifest
 
-# The field whose lists the API server merges by key, with the keys; everything else is atomic.
-MERGE_KEYS: dict[str, tuple[str, ...]] = {
-    "containers": ("name",),
-    "env": ("name",),
-    "imagePullSecrets": ("name",),
-    "initContainers": ("name",),
-    "ownerReferences": ("uid",),
-    "ports": ("name",),
-    "volumeMounts": ("mountPath",),
-    "volumes": ("name",),
+# The field whose lists the API server merges by key, with the key; everything else is atomic.
+MERGE_KEYS = {
+    "containers": "name",
+    "env": "name",
+    "imagePullSecrets": "name",
+    "initContainers": "name",
+    "ownerReferences": "uid",
+    "ports": "name",
+    "volumeMounts": "mountPath",
+    "volumes": "name",
 }
+SETS = ("tolerations",)
+# Taken as a whole: a difference in them is put right by ours in the place of theirs. Merged they might be invalid (two
+# kinds of probe, a request above its limit), or mean something else.
+WHOLE = ("strategy", "resources", "startupProbe", "livenessProbe", "readinessProbe", "preStop", "env[]", "volumes[]")
+# And nothing may be added to these.
+EXACT = ("securityContext", "selector")
 QUANTITY_MAPS = ("requests", "limits")
 QUANTITY_FIELDS = ("sizeLimit",)
+# What of an object's metadata is declared.
+METADATA = ("labels", "annotations", "ownerReferences")
+# What is not there.
+NOTHING: Any = object()
 
 
-def with_hash(manifest: Manifest) -> Manifest:
-    """The manifest with the annotation that lets a later look see that a field was taken out."""
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    metadata = manifest["metadata"]
-    annotations = {**metadata.get("annotations", {}), APPLIED_HASH: digest}
-    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field that is not as declared, with digests of both values: "" stands for what is not there."""
+
+    path: str
+    ours: str
+    theirs: str
+
+
+# Differences that are accepted: by path the digests of both values; ANY stands for all of theirs.
+Accepted = Mapping[str, tuple[str, str]]
+ANY = "*"
+NONE: Accepted = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What differs and is not accepted, and the live object with all of that put right."""
+
+    differences: tuple[Difference, ...]
+    put_right: Any
+
+    @property
+    def path(self) -> str | None:
+        """The first field that is not as declared."""
+        return self.differences[0].path if self.differences else None
+
+
+def compare(desired: Manifest, live: Manifest, accepted: Accepted = NONE) -> Comparison:
+    """What of a child is not as declared. Another revision's template is none that could be put right: it is replaced
+    whole, so that the cluster only ever sees templates that are recorded.
+    """
+    look = _Look(accepted)
+    if desired["kind"] != "Deployment" or _runs(desired) == _runs(live):
+        return look.result(look.value("", desired, live))
+    template = desired["spec"]["template"]
+    rest = {**desired, "spec": {key: value for key, value in desired["spec"].items() if key != "template"}}
+    put_right = look.value("", rest, live)
+    look.found.insert(0, Difference("spec.template", _digest(_runs(desired)), _digest(_runs(live))))
+    return look.result({**put_right, "spec": {**put_right["spec"], "template": template}})
+
+
+def change(live: Manifest, put_right: Manifest) -> tuple[Manifest, ...]:
+    """The JSON patch that makes the one of the other."""
+    return (
+        *_of_section("metadata", {key: live["metadata"].get(key) for key in METADATA}, put_right["metadata"]),
+        *_of_section("spec", {**dict.fromkeys(put_right["spec"]), **live["spec"]}, put_right["spec"]),
+    )
 
 
 def first_difference(desired: Any, live: Any, path: str = "") -> str | None:
     """Path of the first field of `desired` that `live` does not have with the same value, or None."""
-    # Most of an object is the same to the letter, and told so at once.
-    if desired == live:
-        return None
-    if isinstance(desired, dict):
-        return _difference_of_maps(desired, live, path)
-    if isinstance(desired, list):
-        return _difference_of_lists(desired, live, path)
-    return path
+    look = _Look(NONE)
+    return look.result(look.value(path, desired, live)).path
 
 
-def _difference_of_maps(desired: Manifest, live: Any, path: str) -> str | None:
-    if not isinstance(live, dict):
-        # The API server drops empty maps and lists.
-        return None if not desired and live is None else path
-    is_quantities = path.rsplit(".", 1)[-1] in QUANTITY_MAPS
-    for key, value in desired.items():
-        here = f"{path}.{key}" if path else key
-        if (is_quantities or key in QUANTITY_FIELDS) and quantity.equal(value, live.get(key)):
+def _of_section(section: str, before: Manifest, after: Manifest) -> list[Manifest]:
+    operations: list[Manifest] = []
+    for key in before:
+        if before[key] == after.get(key):
             continue
-        difference = first_difference(value, live.get(key), here)
-        if difference is not None:
-            return difference
-    return None
+        place = {"path": f"/{section}/{key}"}
+        operations.append(
+            {"op": "remove", **place} if key not in after else {"op": "add", **place, "value": after[key]}
+        )
+    return operations
 
 
-def _difference_of_lists(desired: list[Any], live: Any, path: str) -> str | None:
-    live = live or []
-    if not isinstance(live, list):
-        return path
-    keys = MERGE_KEYS.get(path.rsplit(".", 1)[-1])
-    if keys is None:
-        if len(desired) != len(live):
-            return path
-        pairs = [(f"{path}[{index}]", one, live[index]) for index, one in enumerate(desired)]
-    else:
-        by_key = {tuple(item.get(key) for key in keys): item for item in live}
-        pairs = []
-        for one in desired:
-            identity = tuple(one.get(key) for key in keys)
-            here = f"{path}[{','.join(str(part) for part in identity)}]"
-            if identity not in by_key:
-                return here
-            pairs.append((here, one, by_key[identity]))
-    return next((found for here, one, other in pairs if (found := first_difference(one, other, here))), None)
+def _runs(deployment: Manifest) -> str | None:
+    return names.revision_of(deployment["spec"]["template"])
+
+
+def _digest(value: Any) -> str:
+    if value is NOTHING:
+        return ""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class _Look:
+    """One comparison: each method answers with what is to be live, and notes what is not."""
+
+    def __init__(self, accepted: Accepted) -> None:
+        self.accepted = accepted
+        self.found: list[Difference] = []
+
+    def result(self, put_right: Any) -> Comparison:
+        return Comparison(tuple(self.found), put_right)
+
+    def value(self, path: str, ours: Any, theirs: Any) -> Any:
+        # Most of an object is the same to the letter, and told so at once.
+        if ours == theirs or (theirs in (NOTHING, None) and ours in (None, {}, [])):
+            return theirs
+        field = foreign.shape(path).rsplit(".", 1)[-1]
+        if field in EXACT or (field in WHOLE and _differs(field, ours, theirs)):
+            return self._settled(path, ours, theirs)
+        if field == "ports" and _numbers(ours) != _numbers(theirs):
+            return self._settled(path, ours, theirs)
+        if field in QUANTITY_FIELDS and quantity.equal(ours, theirs):
+            return theirs
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            return self._map(path, ours, theirs, of_quantities=field in QUANTITY_MAPS)
+        if isinstance(ours, list) and isinstance(theirs, list):
+            return self._list(path, field, ours, theirs)
+        return self._settled(path, ours, theirs)
+
+    def _settled(self, path: str, ours: Any, theirs: Any) -> Any:
+        difference = Difference(path, _digest(ours), _digest(theirs))
+        if self.accepted.get(path) in ((difference.ours, difference.theirs), (difference.ours, ANY)):
+            return theirs
+        self.found.append(difference)
+        return ours
+
+    def _map(self, path: str, ours: Manifest, theirs: Manifest, *, of_quantities: bool) -> Manifest:
+        merged: Manifest = {}
+        for key in (*theirs, *(key for key in ours if key not in theirs)):
+            here = f"{path}.{key}" if path else key
+            mine, other = ours.get(key, NOTHING), theirs.get(key, NOTHING)
+            if mine is NOTHING:
+                is_harmful = foreign.is_harmful(here, other)
+                mine = self._settled(here, mine, other) if is_harmful else other
+            elif not (of_quantities and quantity.equal(mine, other)):
+                mine = self.value(here, mine, other)
+            else:
+                mine = other
+            merged |= {} if mine is NOTHING else {key: mine}
+        return merged
+
+    def _list(self, path: str, field: str, ours: list[Any], theirs: list[Any]) -> list[Any]:
+        if field in MERGE_KEYS:
+            return self._keyed(path, MERGE_KEYS[field], ours, theirs)
+        if field in SETS:
+            missing = [
+                (f"{path}[{at}]", one)
+                for at, one in enumerate(ours)
+                if all(first_difference(one, other) is not None for other in theirs)
+            ]
+            added = [self._settled(here, one, NOTHING) for here, one in missing]
+            return [*theirs, *(one for one in added if one is not NOTHING)]
+        same = len(ours) == len(theirs) and not any(
+            first_difference(one, other) is not None for one, other in zip(ours, theirs, strict=True)
+        )
+        return theirs if same else list(self._settled(path, ours, theirs))
+
+    def _keyed(self, path: str, key: str, ours: list[Manifest], theirs: list[Manifest]) -> list[Manifest]:
+        wanted = {one.get(key): one for one in ours}
+        merged = []
+        for other in theirs:
+            here, mine = f"{path}[{other.get(key)}]", wanted.pop(other.get(key), NOTHING)
+            if mine is NOTHING:
+                merged.append(self._settled(here, mine, other) if foreign.is_harmful(here, other) else other)
+            else:
+                merged.append(self.value(here, mine, other))
+        merged += [self._settled(f"{path}[{name}]", one, NOTHING) for name, one in wanted.items()]
+        return [one for one in merged if one is not NOTHING]
+
+
+def _differs(field: str, ours: Any, theirs: Any) -> bool:
+    """Whether something is to be replaced as a whole; a volume has one source."""
+    if field == "volumes[]" and ours.keys() != theirs.keys():
+        return True
+    look = _Look(NONE)
+    look.value("", ours, theirs)
+    return bool(look.found)
+
+
+def _numbers(ports: Any) -> set[tuple[object, ...]]:
+    found = ports if isinstance(ports, list) else []
+    parts = ("port", "containerPort", "protocol", "hostPort", "hostIP")
+    return {tuple(one.get(part) for part in parts) for one in found}

@@ -11,11 +11,13 @@ from typing import Any
 from llm_operator import __version__
 from llm_operator.api.conditions import FINE, ConditionType, Reason
 from llm_operator.api.types import API_VERSION, KIND
+from llm_operator.core import names
 from llm_operator.core.model import Parent
 from llm_operator.core.names import FIELD_MANAGER, Manifest
 
 # The API server takes no longer one.
 NOTE_LIMIT = 1024
+FIELDS_TOLD = 5
 # In this order: of several with the same reason the first is told. RolledBack and Reconciling repeat what Ready says.
 TOLD = (
     ConditionType.READY,
@@ -40,6 +42,24 @@ def events_of(parent: Parent, status: Manifest, now: datetime) -> list[Manifest]
         before = {"status": "False", "reason": reverted["time"]}
         told[Reason.EDIT_REVERTED] = _event(parent, status, reverted["field"], before, edit, now)
     return list(told.values())
+
+
+def admission_event(parent: Parent, child: Manifest, paths: list[str], now: datetime) -> Manifest:
+    """The event of fields that admission set otherwise than the operator did, at its own write."""
+    what = f"{child['kind']} {child['metadata']['name']}"
+    more = f" and {len(paths) - FIELDS_TOLD} more" if len(paths) > FIELDS_TOLD else ""
+    told = {
+        "status": "True",
+        "reason": Reason.CHANGED_BY_ADMISSION,
+        "message": (
+            f"Admission (a webhook or a policy) set {', '.join(paths[:FIELDS_TOLD])}{more} of {what} otherwise than "
+            "the operator does. That is accepted: the pods are judged as they run. To have the operator's values, "
+            f"exempt {what} from it."
+        ),
+    }
+    before = {"status": "False", "reason": repr((child["metadata"].get("uid"), names.revision_of(child), paths))}
+    status = {"observedGeneration": parent.generation}
+    return _event(parent, status, "Admission", before, told, now)
 
 
 def _is_worth_telling(kind: ConditionType, before: Manifest, after: Manifest) -> bool:

@@ -54,8 +54,36 @@ def judge(
     revision: Revision,
     last_good: Revision | None,
     settings: Settings,
+    *,
+    drift: str | None = None,
 ) -> Judgement:
-    """Judge the revision that the Deployment runs; the caller has made sure that it does."""
+    """Judge the revision that the Deployment runs; the caller has made sure that it does.
+
+    `drift` names a field of the Deployment that is not as declared: then nothing is proved good, but pods that fail
+    fail all the same.
+    """
+    found = _judged(observation, spec, revision, last_good, settings)
+    if drift is None or found.verdict is None or found.verdict.state is revision.state:
+        return found
+    if found.verdict.state is State.GOOD:
+        return Judgement()
+    return _told_with(found, f"Besides, {drift} of the Deployment is not as declared.")
+
+
+def _told_with(found: Judgement, note: str) -> Judgement:
+    assert found.verdict is not None
+    assert found.outcome is not None
+    outcome = replace(found.outcome, message=with_note(found.outcome.message, note))
+    return replace(found, verdict=replace(found.verdict, message=outcome.message), outcome=outcome)
+
+
+def _judged(
+    observation: Observation,
+    spec: LLMDeploymentSpec,
+    revision: Revision,
+    last_good: Revision | None,
+    settings: Settings,
+) -> Judgement:
     verdict, deployment, now = revision.verdict, observation.deployment, observation.now
     assert deployment is not None
     if spec.replicas == 0:

@@ -1,10 +1,13 @@
 """The plain values that decisions are made of: what was observed, and what is to be done."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from llm_operator.api.conditions import Finding
 from llm_operator.api.types import LLMDeploymentSpec
+from llm_operator.core.admission import Admitted
+from llm_operator.core.drift import Accepted
 from llm_operator.core.names import Manifest
 
 
@@ -40,6 +43,7 @@ class Parent:
     spec: LLMDeploymentSpec | InvalidSpec
     status: Manifest
     deleting: bool = False
+    adopts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,8 @@ class Observation:
     declares. `fetch_progress` is what the log of the fetch at work said last; it `is_heard` while that can be read.
     `fetch_events` are those of the Job, read only where it has no pod for a while, `neighbourhood` only where models
     may be pruned, `replica_sets` only when the Deployment says that pods are refused, `missing_secrets` only where a
-    pull is denied. `now` is the API server's time, and since `contact_since` it has answered without a long break.
+    pull is denied. `admitted` is what admission made of the last write of a child, by its kind, as far as this process
+    has seen one. `now` is the API server's time, and since `contact_since` it has answered without a long break.
     """
 
     parent: Parent
@@ -112,6 +117,7 @@ class Observation:
     fetch_events: tuple[Manifest, ...] = ()
     other_fetches: tuple[Manifest, ...] = ()
     neighbourhood: Neighbourhood | None = None
+    admitted: Mapping[str, Admitted] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +142,34 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True)
+class Learn:
+    """Write onto a ControllerRevision what admission makes of its Deployment."""
+
+    live: Manifest
+    annotation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Become the owner of what an earlier LLMDeployment of the name left behind."""
+
+    live: Manifest
+    operations: tuple[Manifest, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Apply:
-    """Server-side apply of one child over what was observed; None means that it is to be created."""
+    """Make one child what `manifest` declares, in one request; `live` is what was observed, None: create it.
+
+    A change of what is there is the JSON patch `operations`; `accepted` is what admission is known to make of it.
+    """
 
     manifest: Manifest
     live: Manifest | None
     # Path of the first field that is not as declared.
     path: str | None = None
+    operations: tuple[Manifest, ...] = ()
+    accepted: Accepted = field(default_factory=dict)
     # Whether it brings another revision: then it is not the repair of somebody else's edit.
     is_change: bool = False
 
@@ -183,7 +210,7 @@ class Discard:
     live: Manifest
 
 
-Action = Record | Judge | Apply | Forget | Make | Amend | Discard
+Action = Record | Judge | Learn | Adopt | Apply | Forget | Make | Amend | Discard
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +231,6 @@ class Plan:
             (isinstance(one, Judge) and one.rejects)
             or (isinstance(one, Apply) and not (one.live is None and is_new))
             or (isinstance(one, Make) and not is_new)
-            or isinstance(one, (Amend, Discard))
+            or isinstance(one, (Adopt, Amend, Discard))
             for one in self.actions
         )

@@ -11,13 +11,16 @@ INSTANCE = "app.kubernetes.io/instance"
 APP_NAME = "app.kubernetes.io/name"
 MANAGED_SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"
 
-# Hash of the manifest as last applied: tells a field we no longer declare from one that we never did.
-APPLIED_HASH = f"{PREFIX}/applied-hash"
-
 # On the Deployment and in its pod template: which revision this is.
 REVISION = f"{PREFIX}/revision"
-# On a ControllerRevision: what is known of it.
+# On a ControllerRevision: what is known of it, and what admission makes of its Deployment.
 VERDICT = f"{PREFIX}/verdict"
+ADMITTED = f"{PREFIX}/admitted"
+# On the Deployment: the restarts of its revisions. In a pod template: kubectl's own.
+RESTARTS = f"{PREFIX}/restarts"
+RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
+# On an LLMDeployment: whether it may take over what an earlier one of its name left behind.
+ADOPT = f"{PREFIX}/adopt-orphans"
 
 # On a ControllerRevision: the model that was fetched for it. On a pod: its commit.
 MODEL = f"{PREFIX}/model"

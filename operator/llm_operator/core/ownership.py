@@ -2,7 +2,9 @@
 
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import GROUP, KIND
-from llm_operator.core.model import Parent
+from llm_operator.core import names
+from llm_operator.core.children import owner_reference
+from llm_operator.core.model import Adopt, Parent
 from llm_operator.core.names import Manifest
 
 
@@ -41,10 +43,28 @@ def name_taken(parent: Parent, live: Manifest | None) -> Finding | None:
             f"{what} belongs to an earlier LLMDeployment of this name and is still being deleted.",
         )
     owner = f"belongs to {controller['kind']} {controller['name']}" if controller is not None else "has no owner"
-    return Finding(
-        Reason.NAME_CONFLICT,
-        f"{what} exists and {owner}; it is left untouched. Delete it or give the LLMDeployment another name.",
-    )
+    remedy = "Delete it or give the LLMDeployment another name."
+    if is_orphan(parent, live):
+        remedy = (
+            "An earlier LLMDeployment of this name left it behind. To take it over with the pods that run: `kubectl "
+            f"annotate llmdeployment {parent.name} {names.ADOPT}=true`. Or delete it."
+        )
+    return Finding(Reason.NAME_CONFLICT, f"{what} exists and {owner}; it is left untouched. {remedy}")
+
+
+def is_orphan(parent: Parent, live: Manifest | None) -> bool:
+    """Whether nobody controls the live object, and the operator made it for an LLMDeployment of this name."""
+    if live is None or _controller(live) is not None or "deletionTimestamp" in live["metadata"]:
+        return False
+    if not names.labels(parent.name).items() <= live["metadata"].get("labels", {}).items():
+        return False
+    return live["kind"] != "Deployment" or {**live["spec"]["selector"]} == {"matchLabels": names.selector(parent.name)}
+
+
+def adoption(parent: Parent, live: Manifest) -> Adopt:
+    """The action that makes the parent the controller of an orphan; whoever else owns it stays an owner."""
+    owners = [*live["metadata"].get("ownerReferences", []), owner_reference(parent)]
+    return Adopt(live, ({"op": "add", "path": "/metadata/ownerReferences", "value": owners},))
 
 
 def _controller(live: Manifest) -> Manifest | None:

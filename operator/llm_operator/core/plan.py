@@ -12,14 +12,13 @@ from datetime import timedelta
 
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import LLMDeploymentSpec
-from llm_operator.core import names
+from llm_operator.core import admission, names
 from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.children import build_deployment, build_service
 from llm_operator.core.claim import amend_claim, build_claim
 from llm_operator.core.course import Course, course, fallback_spec, own_deployment
 from llm_operator.core.declaration import Declaration, declaration
-from llm_operator.core.drift import first_difference
-from llm_operator.core.foreign import drift
+from llm_operator.core.drift import Accepted, change, compare
 from llm_operator.core.gate import (
     current_fetch,
     fetch_actions,
@@ -40,6 +39,7 @@ from llm_operator.core.model import (
     Forget,
     InvalidSpec,
     Judge,
+    Learn,
     Make,
     Observation,
     Plan,
@@ -48,8 +48,9 @@ from llm_operator.core.model import (
     Suspicion,
 )
 from llm_operator.core.names import Manifest
-from llm_operator.core.ownership import name_taken
+from llm_operator.core.ownership import adoption, is_orphan, name_taken
 from llm_operator.core.prune import prune_actions
+from llm_operator.core.restarts import with_restarts, without_restart
 from llm_operator.core.revision import (
     Revision,
     State,
@@ -72,6 +73,9 @@ LEFT_ASIDE = timedelta(seconds=10)
 NEXT_LOOK_SECONDS = 5.0
 # A claim that waits for its first pod makes no further event, and the fetch needs its uid.
 AFTER_CLAIM_SECONDS = 0.2
+AFTER_ADOPTION_SECONDS = 0.2
+# What of a plan no other object may hold up, and what it depends on: the rest is done after that.
+SAFETY_FIRST = (Record, Judge, Learn)
 
 
 def plan(observation: Observation, settings: Settings) -> Plan:
@@ -81,10 +85,20 @@ def plan(observation: Observation, settings: Settings) -> Plan:
         return Plan()
     if isinstance(parent.spec, InvalidSpec):
         return Plan(obstacle=Finding(Reason.INVALID_SPEC, " ".join(parent.spec.problems)))
+    orphans = _orphans(observation)
+    if parent.adopts and orphans:
+        # What it is and does is decided once it is ours.
+        return Plan(tuple(adoption(parent, one) for one in orphans), look_again_after=AFTER_ADOPTION_SECONDS)
     obstacle = name_taken(parent, observation.service) or name_taken(parent, observation.deployment)
     if obstacle is not None:
         return Plan(obstacle=obstacle, look_again_after=LOOK_FOR_CONFLICT_SECONDS)
     return _Planner(observation, parent.spec, settings).plan()
+
+
+def _orphans(observation: Observation) -> list[Manifest]:
+    """What an earlier LLMDeployment of the name left behind; the Deployment last, so that its records are known."""
+    found = (*observation.revisions, observation.service, observation.deployment)
+    return [one for one in found if one is not None and is_orphan(observation.parent, one)]
 
 
 class _Planner:
@@ -106,6 +120,7 @@ class _Planner:
             self._see_to_the_model,
             self._refill_the_claim,
             self._judge_what_runs,
+            self._record_what_admission_does,
             self._record_the_fallback,
             self._apply_children,
             self._forget_the_old,
@@ -119,7 +134,7 @@ class _Planner:
         if goes.held_back_for is not None:
             self.waits.append(goes.held_back_for)
         return Plan(
-            actions=tuple(self.actions),
+            actions=tuple(sorted(self.actions, key=_turn)),
             obstacle=goes.held_back,
             look_again_after=min(self.waits, default=None),
             suspicion=self.suspicion,
@@ -142,7 +157,8 @@ class _Planner:
             return
         said = declaration(self.spec) if hash_in(goes.active) == goes.desired else None
         verdict = Verdict(State.GOOD, decided_at=self.now)
-        self._record(said, deployment["spec"]["template"], goes, name=goes.active, verdict=verdict)
+        template = without_restart(deployment["spec"]["template"])
+        self._record(said, template, goes, name=goes.active, verdict=verdict)
 
     def _record_what_is_declared(self) -> None:
         goes = self._course()
@@ -283,16 +299,39 @@ class _Planner:
             return
         if deployment is None or any(isinstance(one, (Judge, Record)) for one in self.actions):
             return
-        template = deployment["spec"]["template"]
-        runs = goes.active == revision.hash and first_difference(revision.template, template) is None
-        if not runs or deployment["spec"].get("replicas", 1) != self.spec.replicas:
+        if goes.active != revision.hash or names.revision_of(deployment["spec"]["template"]) != revision.hash:
             return
-        found = judge(self.observation, self.spec, revision, goes.last_good, self.settings)
+        drift = compare(self._deployment(revision), deployment, self._accepted("Deployment", revision)).path
+        found = judge(self.observation, self.spec, revision, goes.last_good, self.settings, drift=drift)
         self.suspicion = found.suspicion
         if found.look_again_after is not None:
             self.waits.append(found.look_again_after)
         if found.verdict is not None:
             self._judge(revision, found.verdict, found.outcome)
+
+    def _record_what_admission_does(self) -> None:
+        """So that another process neither writes what is accepted nor fights over it."""
+        seen = self.observation.admitted.get("Deployment")
+        revision = None if seen is None else self._course().history.get(seen.revision)
+        if seen is None or revision is None or revision.admitted == seen.accepted:
+            return
+        self.actions.append(Learn(revision.live, admission.encode(seen.accepted)))
+
+    def _accepted(self, kind: str, revision: Revision | None) -> Accepted:
+        """What admission is known to make of a child: as this process saw it last, or as it is recorded."""
+        seen = self.observation.admitted.get(kind)
+        if seen is not None and seen.revision == (None if revision is None else revision.hash):
+            return seen.accepted
+        return {} if revision is None else revision.admitted
+
+    def _deployment(self, revision: Revision) -> Manifest:
+        return build_deployment(
+            self.parent,
+            replicas=self.spec.replicas,
+            rollout=self.spec.rollout,
+            revision=revision.hash,
+            template=revision.template,
+        )
 
     def _record_the_fallback(self) -> None:
         goes, rollback = self._course(), self.spec.rollback
@@ -312,20 +351,15 @@ class _Planner:
             self._record_new(spec, goes, name=next_name(name), verdict=Verdict(State.FALLBACK))
 
     def _apply_children(self) -> None:
-        target = self._course().target
-        wanted: list[tuple[Manifest, Manifest | None]] = [(build_service(self.parent), self.observation.service)]
-        if target is not None:
-            deployment = build_deployment(
-                self.parent,
-                replicas=self.spec.replicas,
-                rollout=self.spec.rollout,
-                revision=target.hash,
-                template=target.template,
-            )
-            wanted.append((deployment, self.observation.deployment))
-        self.actions += [
-            action for action in (_needed(desired, live) for desired, live in wanted) if action is not None
-        ]
+        goes, live = self._course(), self.observation.deployment
+        wanted = []
+        if goes.target is not None:
+            known = {one.hash: one.state for one in goes.history.revisions}
+            deployment = with_restarts(self._deployment(goes.target), live, goes.target, known)
+            wanted.append(_needed(deployment, live, self._accepted("Deployment", goes.target)))
+        service = build_service(self.parent)
+        wanted.append(_needed(service, self.observation.service, self._accepted("Service", None)))
+        self.actions += [action for action in wanted if action is not None]
 
     def _forget_the_old(self) -> None:
         goes = self._course()
@@ -371,13 +405,22 @@ class _Planner:
         self._known = None
 
 
-def _needed(desired: Manifest, live: Manifest | None) -> Apply | None:
+def _needed(desired: Manifest, live: Manifest | None, accepted: Accepted) -> Apply | None:
     """The write that is needed, if any. An object that is being deleted is left to go first."""
     if live is None:
-        return Apply(desired, None)
+        return Apply(desired, None, accepted=accepted)
     if "deletionTimestamp" in live["metadata"]:
         return None
-    path = drift(desired, live)
-    if path is None:
+    compared = compare(desired, live, accepted)
+    if compared.path is None:
         return None
-    return Apply(desired, live, path, is_change=names.revision_of(desired) != names.revision_of(live))
+    is_change = names.revision_of(desired) != names.revision_of(live)
+    operations = change(live, compared.put_right)
+    return Apply(desired, live, compared.path, operations, accepted, is_change=is_change)
+
+
+def _turn(action: Action) -> int:
+    """When an action is due: verdicts, then the Deployment, then all that safety does not depend on."""
+    if isinstance(action, SAFETY_FIRST):
+        return 0
+    return 1 if isinstance(action, Apply) and action.manifest["kind"] == "Deployment" else 2

@@ -18,12 +18,13 @@ from typing import Any
 
 from llm_operator.api.conditions import Reason
 from llm_operator.api.types import LLMDeploymentSpec
-from llm_operator.core import names
+from llm_operator.core import admission, names
 from llm_operator.core.cached_model import CachedModel, pinned, waits
 from llm_operator.core.cached_model import decode as decode_model
 from llm_operator.core.cached_model import encode as encode_model
 from llm_operator.core.children import build_pod_template, metadata
 from llm_operator.core.declaration import Declaration, declaration, digest, says_the_same, terms_in, values_in
+from llm_operator.core.drift import Accepted
 from llm_operator.core.model import Parent, Settings
 from llm_operator.core.names import Manifest
 
@@ -107,6 +108,11 @@ class Revision:
     def terms(self) -> str:
         """The terms on which its model was to be fetched in the last attempt."""
         return self.verdict.terms or terms_in(self.values)
+
+    @property
+    def admitted(self) -> Accepted:
+        """What admission is known to make of its Deployment."""
+        return admission.decode(self.live["metadata"].get("annotations", {}).get(names.ADMITTED))
 
     @property
     def waits(self) -> bool:

@@ -114,7 +114,7 @@ class ApiServer:
             return _problem(404, "NotFound")
         version = live["metadata"]["resourceVersion"]
         match request.method:
-            case "PATCH" if isinstance(body, list):
+            case "PATCH":
                 if body[0]["value"] != version:
                     return _problem(409, "Conflict")
                 return _json(self._store(resource, amended(live, Amend(live, tuple(body[1:])))))

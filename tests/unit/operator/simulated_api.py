@@ -107,14 +107,9 @@ class Api:
         return live
 
     def _patch(self, plural: str, live: Manifest, rest: list[str], body: Any) -> Manifest:
-        version = body[0]["value"] if isinstance(body, list) else body["metadata"]["resourceVersion"]
-        if version != live["metadata"]["resourceVersion"]:
+        if body[0]["value"] != live["metadata"]["resourceVersion"]:
             raise Refused(409, "Conflict", live["metadata"]["name"])
-        if isinstance(body, list):
-            return self._write(plural, live, patched(live, body[1:]), is_status=rest == ["status"])
-        kept = {key: live[key] for key in ("status",) if key in live}
-        metadata = {**live["metadata"], **body["metadata"]}
-        return self._write(plural, live, {**body, **kept, "metadata": metadata})
+        return self._write(plural, live, patched(live, body[1:]), is_status=rest == ["status"])
 
     def _delete(self, plural: str, name: str, live: Manifest, body: Any) -> Manifest:
         metadata = live["metadata"]

@@ -7,18 +7,47 @@ from typing import Any
 
 import pytest
 
-from llm_operator.act import Actor, Outcome
+from llm_operator.act import Actor, Outcome, depends
 from llm_operator.api.conditions import Reason
 from llm_operator.core import names
+from llm_operator.core.admission import encode
+from llm_operator.core.children import build_service
 from llm_operator.core.claim import build_claim
 from llm_operator.core.fetch import build_fetch, fetch_name
-from llm_operator.core.model import Amend, Discard, Make, Observation, Plan
+from llm_operator.core.model import (
+    Action,
+    Amend,
+    Apply,
+    Discard,
+    Forget,
+    Judge,
+    Learn,
+    Make,
+    Observation,
+    Plan,
+    Record,
+)
 from llm_operator.core.names import Manifest
+from llm_operator.core.ownership import adoption, controls
+from llm_operator.core.revision import State
 from llm_operator.kube import CLAIMS, JOBS, ApiError, Kube
 from llm_operator.reconcile import Reconciler
 from llm_operator.store import KINDS, Store
 from tests.unit.operator.api_server import ApiServer
-from tests.unit.operator.builders import SETTINGS, UID, a_cached_spec, a_fetch_pod, a_parent, an_observation
+from tests.unit.operator.builders import (
+    SETTINGS,
+    UID,
+    a_cached_spec,
+    a_fetch_pod,
+    a_manifest,
+    a_parent,
+    a_revision,
+    a_spec,
+    an_observation,
+    as_stored,
+    read,
+    running,
+)
 
 SPEC = a_cached_spec()
 CACHE = SPEC.used_cache
@@ -125,9 +154,7 @@ async def test_a_job_that_prunes_is_not_taken_for_the_fetch(server: ApiServer, k
 
 @pytest.mark.parametrize("status", [400, 403, 422])
 @pytest.mark.parametrize("what", ["make", "amend", "discard"])
-async def test_a_refusal_is_told_with_the_object_and_ends_the_plan(
-    server: ApiServer, kube: Kube, status: int, what: str
-) -> None:
+async def test_a_refusal_is_told_with_the_object(server: ApiServer, kube: Kube, status: int, what: str) -> None:
     job = server.put(a_new_job())
     server.fails = lambda method, _: status if method != "GET" else None
     action = {"make": Make(a_new_job("fetch-2")), "amend": Amend(job, tuple(LABELS)), "discard": Discard(job)}[what]
@@ -135,7 +162,8 @@ async def test_a_refusal_is_told_with_the_object_and_ends_the_plan(
     assert outcome.obstacle is not None
     assert outcome.obstacle.reason is Reason.APPLY_REFUSED
     assert ("fetch-2" if what == "make" else "fetch-1") in outcome.obstacle.message
-    assert (outcome.done, len(server.writes())) == ((), 1)
+    # Where an old Job could not be discarded, none takes its place.
+    assert (outcome.done, len(server.writes())) == ((), 1 if what == "discard" else 2)
 
 
 async def test_what_is_optional_may_be_refused(server: ApiServer, kube: Kube, caplog: pytest.LogCaptureFixture) -> None:
@@ -247,3 +275,92 @@ async def test_whenever_it_dies_the_next_one_ends_with_the_same_objects(
     before = len(server.writes())
     await passes(server, kube)
     assert [one for one in server.writes()[before:] if one[1] != "events"] == []
+
+
+# A refused child holds up only what depends on it.
+
+
+def a_plan(live: Observation) -> dict[str, Action]:
+    """One action of each kind, the safest first; the verdict is about what runs."""
+    good, bad = a_revision(State.GOOD, number=1), a_revision(number=2, spec=a_spec(image="b:1"))
+    assert live.deployment is not None
+    new = a_revision(number=3, spec=a_spec(image="c:1")).live
+    return {
+        "record": Record({**new, "metadata": {**new["metadata"], "name": "triage-new"}}),
+        "judge": Judge(bad.live, "{}", rejects=True),
+        "change": Apply(a_manifest(a_spec(), good), live.deployment, "spec.template", (LABELS[0],), is_change=True),
+        "service": Apply(build_service(a_parent()), None),
+        "claim": Make(a_new_claim()),
+        "job": Make(a_new_job()),
+        "discard": Discard(a_new_job("fetch-old")),
+        "forget": Forget(good.live),
+    }
+
+
+@pytest.mark.parametrize(
+    ("refused", "held_up"),
+    [
+        ("controllerrevisions", {"record", "judge", "change", "job", "discard", "forget"}),
+        ("deployments", {"change"}),
+        ("services", {"service"}),
+        ("persistentvolumeclaims", {"claim"}),
+        ("jobs", {"job", "discard"}),
+    ],
+)
+async def test_a_refused_child_holds_up_only_what_depends_on_it(
+    server: ApiServer, kube: Kube, refused: str, held_up: set[str]
+) -> None:
+    bad = a_revision(number=2, spec=a_spec(image="b:1"))
+    observation = running(a_spec(), bad)
+    assert observation.deployment is not None
+    actions = a_plan(replace(observation, deployment=server.put(observation.deployment)))
+    for name in ("judge", "forget", "discard"):
+        one = actions[name]
+        assert isinstance(one, (Judge, Forget, Discard))
+        actions[name] = replace(one, live=server.put(one.live))
+    server.fails = lambda method, resource: 403 if method != "GET" and resource == refused else None
+    outcome = await carried_out(kube, Store(), observation, *actions.values())
+    assert outcome.failure is None
+    assert outcome.obstacle is not None
+    assert outcome.obstacle.reason is Reason.APPLY_REFUSED
+    assert {name for name, one in actions.items() if one not in outcome.done} == held_up
+
+
+async def test_a_repair_of_what_runs_does_not_wait_for_a_verdict(server: ApiServer, kube: Kube) -> None:
+    observation = running(a_spec(), a_revision())
+    assert observation.deployment is not None
+    live = server.put(observation.deployment)
+    repair = Apply(a_manifest(), live, "spec.paused", (LABELS[0],))
+    server.fails = lambda method, resource: 403 if resource == "controllerrevisions" and method != "GET" else None
+    outcome = await carried_out(kube, Store(), observation, a_plan(observation)["record"], repair)
+    assert outcome.done == (repair,)
+    assert depends(Apply(a_manifest(), None), a_plan(observation)["record"]), "but nothing starts unrecorded"
+
+
+async def test_what_admission_made_of_a_write_is_known_told_once_and_recorded(server: ApiServer, kube: Kube) -> None:
+    desired = a_manifest()
+    changed = as_stored(desired)
+    changed["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"] = "Always"
+    live = server.put(changed)
+    # Its patch changes nothing: so the answer is what a webhook made of it.
+    write = Apply(desired, live, "spec", (LABELS[0],))
+    outcome = await carried_out(kube, Store(), an_observation(), write)
+    known = outcome.observation.admitted["Deployment"]
+    assert list(known.accepted) == ["spec.template.spec.containers[server].imagePullPolicy"]
+    (event,) = [one for (kind, _), one in server.objects.items() if kind == "events"]
+    assert event["reason"] == Reason.CHANGED_BY_ADMISSION
+    assert "containers[server].imagePullPolicy of Deployment triage" in event["note"]
+    again = replace(write, live=server.objects["deployments", "triage"], accepted=known.accepted)
+    await carried_out(kube, Store(), outcome.observation, again)
+    assert len([one for one in server.writes() if one[1] == "events"]) == 1
+    record = server.put(a_revision().live)
+    outcome = await carried_out(kube, Store(), outcome.observation, Learn(record, encode(known.accepted)))
+    assert read(server.objects["controllerrevisions", record["metadata"]["name"]]).admitted == known.accepted
+
+
+async def test_an_orphan_gets_its_new_owner(server: ApiServer, kube: Kube) -> None:
+    orphan = as_stored(build_service(a_parent()))
+    orphan["metadata"]["ownerReferences"] = []
+    outcome = await carried_out(kube, Store(), an_observation(), adoption(a_parent(), server.put(orphan)))
+    assert outcome.obstacle is None
+    assert controls(a_parent(), server.objects["services", "triage"])

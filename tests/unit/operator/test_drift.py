@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_operator.core import quantity
-from llm_operator.core.drift import first_difference
-from llm_operator.core.foreign import drift
+from llm_operator.core.drift import change, compare, first_difference
 from tests.unit.operator.builders import a_manifest, a_spec, as_stored
+from tests.unit.operator.simulated_api import patched
 
+POD = "spec.template.spec"
 DESIRED = a_manifest(a_spec(replicas=2, resources={"limits": {"memory": "1Gi"}}))
 
 
@@ -29,7 +30,8 @@ def test_what_others_add_is_no_difference() -> None:
     stored = live()
     stored["spec"]["template"]["spec"]["volumes"].append({"name": "extra", "emptyDir": {}})
     stored["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] = "now"
-    assert drift(DESIRED, stored) is None
+    assert compare(DESIRED, stored).differences == ()
+    assert change(stored, compare(DESIRED, stored).put_right) == ()
 
 
 def edits() -> dict[str, Any]:
@@ -76,13 +78,16 @@ def edits() -> dict[str, Any]:
 def test_an_edited_field_is_found(edit: Any) -> None:
     stored = live()
     edit(stored)
-    assert drift(DESIRED, stored) is not None
+    compared = compare(DESIRED, stored)
+    assert compared.path is not None
+    assert compare(DESIRED, compared.put_right).differences == ()
+    assert patched(stored, list(change(stored, compared.put_right))) == compared.put_right
 
 
 def test_the_path_names_the_field() -> None:
     stored = live()
     container(stored)["env"][0]["value"] = "qwen"
-    assert first_difference(DESIRED, stored) == "spec.template.spec.containers[server].env[LLM_MODE].value"
+    assert first_difference(DESIRED, stored) == "spec.template.spec.containers[server].env[LLM_MODE]"
 
 
 def test_a_quantity_written_another_way_is_no_difference() -> None:
@@ -124,8 +129,14 @@ def test_other_things_are_not_equal_quantities(one: object, other: object) -> No
     ("desired", "stored", "path"),
     [
         ({"volumes": [{"name": "a"}]}, {"volumes": "none"}, "volumes"),
-        ({"tolerations": [1, 2]}, {"tolerations": [1]}, "tolerations"),
+        ({"args": [1, 2]}, {"args": [1]}, "args"),
+        ({"args": [1, 2]}, {"args": [1, 3]}, "args"),
         ({"tolerations": [1, 2]}, {"tolerations": [1, 3]}, "tolerations[1]"),
+        ({"tolerations": [1, 2]}, {"tolerations": [3, 2, 1]}, None),
+        ({"volumes": [{"name": "a", "emptyDir": {}}]}, {"volumes": [{"name": "a", "nfs": {}}]}, "volumes[a]"),
+        ({"ports": [{"name": "a", "port": 1}]}, {"ports": "none"}, "ports"),
+        ({"limits": {"cpu": 1}}, {"limits": {"cpu": "2"}}, "limits.cpu"),
+        ({"emptyDir": {"sizeLimit": "1Gi"}}, {"emptyDir": {"sizeLimit": "1024Mi"}}, None),
         ({"spec": {"a": 1}}, {"spec": None}, "spec"),
         ({"spec": {}}, {}, None),
         ({"volumes": []}, {}, None),

@@ -135,7 +135,7 @@ async def test_an_expired_token_is_read_anew(kube_with: KubeFactory, tmp_path: P
     assert await find(kube) == []
 
 
-async def test_a_create_posts_and_an_apply_names_the_version(kube_with: KubeFactory) -> None:
+async def test_a_create_posts(kube_with: KubeFactory) -> None:
     requests = []
 
     async def record(request: web.Request) -> web.Response:
@@ -145,14 +145,9 @@ async def test_a_create_posts_and_an_apply_names_the_version(kube_with: KubeFact
     kube = await kube_with(record)
     manifest = {"kind": "Service", "metadata": {"namespace": "clinic", "name": "triage"}}
     await kube.create(manifest)
-    await kube.apply(manifest, over={"metadata": {"resourceVersion": "7"}})
-    (method, path, _, agent), (then, there, body, _) = requests
+    ((method, path, body, agent),) = requests
     assert (method, path) == ("POST", "/api/v1/namespaces/clinic/services?fieldManager=llm-operator")
-    assert (then, there) == (
-        "PATCH",
-        "/api/v1/namespaces/clinic/services/triage?fieldManager=llm-operator&force=true",
-    )
-    assert json.loads(body)["metadata"]["resourceVersion"] == "7"
+    assert json.loads(body) == manifest
     assert agent == USER_AGENT
 
 
@@ -405,7 +400,6 @@ async def test_who_may_not_write_sends_nothing_but_its_lease(kube_with: KubeFact
     kube = await kube_with(record, before_write=refuse)
     writes: list[Callable[[], Awaitable[Any]]] = [
         lambda: kube.create(live()),
-        lambda: kube.apply(live("Service"), over=live()),
         lambda: kube.patch(live(), []),
         lambda: kube.replace(live()),
         lambda: kube.delete(live()),

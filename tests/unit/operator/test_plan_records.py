@@ -48,7 +48,7 @@ def test_the_declared_revision_is_recorded_before_it_is_applied() -> None:
 
 
 def test_what_is_applied_is_the_recorded_template_word_for_word() -> None:
-    record, _, deployment = plan(an_observation(), SETTINGS).actions
+    record, deployment, _ = plan(an_observation(), SETTINGS).actions
     assert isinstance(record, Record)
     assert isinstance(deployment, Apply)
     assert deployment.manifest["spec"]["template"] == record.manifest["data"]["template"]
