@@ -16,6 +16,7 @@ CLUSTER := python3 -m tests.cluster
 BIN := .venv/bin
 SETUP := .venv/.complete
 LOOK := .venv/.look
+FETCH := .venv/.fetch
 # Compiled while the package is installed; uv does not see when what was compiled is gone.
 KERNELS := hatch_build.py inference_server/engine/qwen/kernels.c
 REINSTALL := --reinstall-package llm-operator
@@ -42,7 +43,7 @@ $(LOOK): pyproject.toml uv.lock scripts/uv.sh $(KERNELS)
 	touch $@
 
 ifeq ($(wildcard inference_server/engine/qwen/kernels-*.so),)
-$(SETUP) $(LOOK): FORCE
+$(SETUP) $(LOOK) $(FETCH): FORCE
 endif
 .PHONY: FORCE
 FORCE:
@@ -50,8 +51,14 @@ FORCE:
 .PHONY: setup
 setup: $(SETUP) ## Install the Python packages into .venv
 
+# Without torch, too: a model can come while the rest is installed.
+$(FETCH): pyproject.toml uv.lock scripts/uv.sh $(KERNELS)
+	@echo "==> Python packages of fetch"
+	"$$(scripts/uv.sh)" sync --frozen --inexact $(REINSTALL) --extra server --extra fetch
+	touch $@
+
 .PHONY: download-model
-download-model: $(SETUP) ## Download the model into MODEL_CACHE_DIR (.env or the environment; else ./models)
+download-model: $(FETCH) ## Download the model into MODEL_CACHE_DIR (.env or the environment; else ./models)
 	@grep -qs '^MODEL_CACHE_DIR=.' .env || export MODEL_CACHE_DIR="$${MODEL_CACHE_DIR:-models}"; \
 	$(BIN)/python -m inference_server fetch
 

@@ -10,6 +10,10 @@ from inference_server.failure import DEFAULT_TERMINATION_LOG_PATH, ExitCode
 from inference_server.fetch.failures import EXIT_CODES, FetchReason
 from inference_server.memory_note import MemoryNote
 
+_REMEDY = (
+    "In a clone: make setup, then .venv/bin/python -m inference_server. Elsewhere: pip install 'llm-operator[server]'."
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the subcommand and return its exit code."""
@@ -37,6 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             from inference_server.serve import run
         return run(note)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("inference_server"):
+            raise
+        sys.stderr.write(f"The Python library {error.name} is not installed. {_REMEDY}\n")
+        return ExitCode.CONFIG
     finally:
         note.stop()
 

@@ -8,12 +8,13 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from inference_server import __version__
 from inference_server.api import problems
 from inference_server.api.answering import Answering
 from inference_server.api.chat import add_chat
-from inference_server.api.chat_schemas import ChatMessage, ChatRequest, StreamOptions, TextPart
+from inference_server.api.chat_schemas import ChatMessage, ChatRequest, StreamOptions, TemplateWishes, TextPart
 from inference_server.api.config import ApiConfig
 from inference_server.api.error_bodies import OPENAI_PREFIX
 from inference_server.api.models import add_models
@@ -26,6 +27,7 @@ from inference_server.logs import log_loop_error
 from inference_server.metrics import Metrics
 from inference_server.middleware.body_limit import BodyLimit
 from inference_server.middleware.failures import Failures
+from inference_server.middleware.framing import Framing
 from inference_server.middleware.hang_up import HangUp
 from inference_server.middleware.keys import OPEN_PATHS, RequireKey
 from inference_server.middleware.records import Records
@@ -38,7 +40,7 @@ _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fa
 
 
 # Names that an error may repeat.
-_BODIES = (TriageRequest, ChatRequest, ChatMessage, TextPart, StreamOptions)
+_BODIES = (TriageRequest, ChatRequest, ChatMessage, TextPart, StreamOptions, TemplateWishes)
 
 
 def create_app(lifecycle: Lifecycle, config: ApiConfig, tracer: Tracer | None = None) -> FastAPI:
@@ -80,12 +82,29 @@ def create_app(lifecycle: Lifecycle, config: ApiConfig, tracer: Tracer | None = 
         Middleware(RequestIds),
         Middleware(Records, metrics=metrics, routes=routes, routine=ROUTINE_ROUTES),
         Middleware(HangUp, lifecycle=lifecycle),
+        *_cors(config.cors_allow_origins),
         *([Middleware(RequireKey, keys=config.keys)] if config.keys else []),
         *([] if isinstance(tracer, NoTracer) else [Middleware(Traces, tracer=tracer)]),
         Middleware(Failures),
+        Middleware(Framing),
         Middleware(BodyLimit, max_bytes=config.max_body_bytes),
     ]
     return app
+
+
+def _cors(origins: tuple[str, ...]) -> list[Middleware]:
+    """Before the keys: a browser asks without one whether it may ask."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    ]
 
 
 def _corrected(schema: dict[str, Any], *, asks_for_key: bool) -> dict[str, Any]:

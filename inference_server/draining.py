@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import signal
+import socket
 from collections.abc import Generator
 
 import uvicorn
@@ -19,6 +20,8 @@ from inference_server.lifecycle import Lifecycle
 
 logger = logging.getLogger(__name__)
 
+# Connections that wait in the kernel.
+BACKLOG = 2048
 # How long the engine may take to end its answers; then how long requests that were given up may take to say so, and
 # clients that never finish sending may hang on.
 _CUT_SECONDS = 1
@@ -53,6 +56,12 @@ class DrainingServer(uvicorn.Server):
         finally:
             for number in handled:
                 loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            # asyncio has shortened the queue to what it accepts in one go.
+            listener.listen(BACKLOG)
 
     async def on_tick(self, counter: int) -> bool:
         self._lifecycle.look()

@@ -57,11 +57,15 @@ class Lifecycle:
 
     @property
     def queue_nearly_full(self) -> bool:
-        """True shortly before requests are refused, so that they go to another server instead."""
+        """True shortly before requests are refused, so that they go to another server instead.
+
+        A single request that waits is none, however short the queue.
+        """
         places = self.engine.info.queued_requests
         if not self._ready_queue_percent or not places:
             return False
-        return self.engine.stats().queued_requests * 100 >= places * self._ready_queue_percent
+        waiting = self.engine.stats().queued_requests
+        return waiting > 1 and waiting * 100 >= places * self._ready_queue_percent
 
     @property
     def accepting(self) -> bool:

@@ -8,6 +8,7 @@ its category and position. Set up by `serve`, before anything can fail.
 import asyncio
 import json
 import logging
+import math
 import sys
 import threading
 import time
@@ -21,6 +22,9 @@ from typing import Any, TextIO
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _MAX_CAUSES = 5
+_SECONDS_BETWEEN = 10.0
+# asyncio's own sentences and numbers of errors: few.
+_told: dict[tuple[str, int | None], float] = {}
 # Made once: json.dumps would make one for every line.
 _encoder = json.JSONEncoder(default=lambda value: type(value).__name__)
 
@@ -118,8 +122,21 @@ def configure_logging(level: str, stream: TextIO | None = None) -> None:
 
 
 def log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Handler for asyncio's own complaints; the default one prints a task's repr, with its exception's message."""
-    logger.error("asyncio_error", exc_info=context.get("exception"), extra={"fields": {"what": context["message"]}})
+    """Handler for asyncio's own complaints; the default one prints a task's repr, with its exception's message.
+
+    Those of the operating system, such as no descriptor left, come by the thousand: one of a kind in ten seconds.
+    """
+    error, what = context.get("exception"), context["message"]
+    if not isinstance(error, OSError) or _is_news((what, error.errno)):
+        logger.error("asyncio_error", exc_info=error, extra={"fields": {"what": what}})
+
+
+def _is_news(complaint: tuple[str, int | None]) -> bool:
+    now = time.monotonic()
+    if now - _told.get(complaint, -math.inf) < _SECONDS_BETWEEN:
+        return False
+    _told[complaint] = now
+    return True
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:

@@ -22,6 +22,7 @@ def require_supported(mode: Mode) -> None:
         raise StartupError(
             "ModeNotSupported",
             f"LLM_MODE={mode} needs torch and transformers, which are not installed here. Allowed: mock.",
-            'Use an image or an installation with the extra "llm", or set LLM_MODE=mock.',
+            "Use an image that has them, or install them (pip install 'llm-operator[server,llm]'; in a clone: make "
+            "setup), or set LLM_MODE=mock.",
             ExitCode.CONFIG,
         )

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp
 from inference_server import __version__
 from inference_server.api.config import api_config
 from inference_server.app import create_app
-from inference_server.draining import DrainingServer
+from inference_server.connections import ACCEPTED_TOGETHER, bounded, most_connections
+from inference_server.draining import BACKLOG, DrainingServer
 from inference_server.engine.mock import MockEngine
 from inference_server.engine.protocol import Engine
 from inference_server.failure import ExitCode, StartupError, report
@@ -61,7 +62,12 @@ def serve_until_stopped(settings: Settings, engine: Engine, note: MemoryNote | N
         note.is_serving = lambda: lifecycle.started
     app = create_app(lifecycle, api_config(settings), choose_tracer())
     server = DrainingServer(
-        uvicorn_config(app, keep_alive_seconds=settings.keep_alive_seconds),
+        uvicorn_config(
+            app,
+            keep_alive_seconds=settings.keep_alive_seconds,
+            receive_seconds=settings.receive_timeout_seconds,
+            max_connections=settings.max_connections,
+        ),
         lifecycle,
         grace_seconds=settings.drain_grace_seconds,
         timeout_seconds=settings.drain_timeout_seconds,
@@ -74,12 +80,15 @@ def serve_until_stopped(settings: Settings, engine: Engine, note: MemoryNote | N
     logger.info("stopped")
 
 
-def uvicorn_config(app: ASGIApp, *, keep_alive_seconds: int) -> uvicorn.Config:
+def uvicorn_config(
+    app: ASGIApp, *, keep_alive_seconds: int, receive_seconds: float = 30.0, max_connections: int = 0
+) -> uvicorn.Config:
     """How every application of ours is served; `bench.serving_http` serves a bare one the same way."""
     return uvicorn.Config(
         app,
         # Named, so that a package that happens to be installed does not change the behaviour.
-        http="h11",
+        http=bounded(receive_seconds=receive_seconds, max_connections=most_connections(max_connections)),
+        backlog=ACCEPTED_TOGETHER,
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -95,7 +104,7 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server(
-            (host, port), family=family, backlog=2048, dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6()
+            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6()
         )
     except OSError as error:
         raise StartupError(

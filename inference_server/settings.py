@@ -130,6 +130,24 @@ class Settings(TerminationLogSettings):
         description="Seconds an idle connection stays open. Keep it above the load balancer's own idle time "
         "(60 s for AWS), or requests are lost when both close at once.",
     )
+    receive_timeout_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        le=3600,
+        description="Seconds in which a request must have come, head and body; else its connection is closed.",
+    )
+    max_connections: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Open connections; beyond, the one that has kept the server waiting longest is closed. 0: as many "
+        "as the limit of open files leaves room for, at most 4096.",
+    )
+    cors_allow_origins: str = Field(
+        default="",
+        description="Web pages that may ask from a browser: origins, separated by commas, or `*`. Empty: none.",
+        examples=["https://portal.example.org"],
+    )
     heartbeat_timeout_seconds: float = Field(
         default=60.0,
         gt=0,

@@ -21,7 +21,7 @@ from inference_server.api.chat_schemas import (
 from inference_server.api.error_bodies import ProblemError, openai_error
 from inference_server.api.models import require_model
 from inference_server.api.schemas import MAX_SEED, openai_responses
-from inference_server.api.sse import frame, streamed
+from inference_server.api.sse import NOT_KEPT, frame, streamed
 from inference_server.engine.answer import Answer
 from inference_server.engine.protocol import (
     EngineInfo,
@@ -61,7 +61,7 @@ def add_chat(app: FastAPI, answering: Answering) -> None:
         answer = await answering.whole(generation, request)
         unset = None if body.include_reasoning else {"choices": {0: {"message": {"reasoning_content"}}}}
         completion = _completion(answer, info, generation.request_id)
-        return Response(completion.model_dump_json(exclude=unset), media_type="application/json")
+        return Response(completion.model_dump_json(exclude=unset), media_type="application/json", headers=NOT_KEPT)
 
 
 def _generation(body: ChatRequest, answering: Answering) -> GenerationRequest:
@@ -73,10 +73,9 @@ def _generation(body: ChatRequest, answering: Answering) -> GenerationRequest:
             temperature=body.temperature,
             top_p=body.top_p,
             top_k=body.top_k,
-            # An engine's seeds are not negative.
-            seed=None if body.seed is None else body.seed & MAX_SEED,
+            seed=_seed(body.seed),
             max_new_tokens=body.max_completion_tokens or body.max_tokens,
-            thinking_budget=body.thinking_budget,
+            thinking_budget=body.reasoning_tokens,
             stop=stop,
         ),
         include_reasoning=bool(body.include_reasoning),
@@ -84,9 +83,14 @@ def _generation(body: ChatRequest, answering: Answering) -> GenerationRequest:
     )
 
 
+def _seed(asked: int | None) -> int | None:
+    """-1 is what clients of other servers send for a random one. An engine's own are not negative."""
+    return None if asked in {None, -1} else asked & MAX_SEED
+
+
 def _message(message: ChatMessage) -> Message:
     content = message.content
-    text = content if isinstance(content, str) else "".join(part.text for part in content)
+    text = content if isinstance(content, str) else "".join(part.text for part in content or ())
     return Message("system" if message.role == "developer" else message.role, text)
 
 

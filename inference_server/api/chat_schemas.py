@@ -2,10 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from inference_server.api.schemas import MAX_SEED, Budget, Share, Temperature, TimeoutSeconds, Tokens, Truth
-from inference_server.engine.protocol import FinishReason, Mode
+from inference_server.api.well_formed import require_well_formed
+from inference_server.engine.protocol import MAX_TOKENS, FinishReason, Mode
 
 MAX_MESSAGES = 256
 MAX_STOPS = 4
@@ -31,9 +33,36 @@ class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"] = Field(
         description="Who says it; `developer` is another name for `system`.", examples=["user"]
     )
-    content: str | list[TextPart] = Field(
-        repr=False, description="A text, or parts that are joined.", examples=["I feel dizzy."]
+    content: str | list[TextPart] | None = Field(
+        repr=False, description="A text, or parts that are joined; of the assistant also null.", examples=["Why?"]
     )
+
+    tool_calls: list[Any] | None = Field(default=None, repr=False, description="None are taken.", examples=[None])
+    function_call: Any = Field(default=None, repr=False, description="None is taken.", examples=[None])
+
+    @property
+    def asks_for_tools(self) -> bool:
+        return bool(self.tool_calls) or self.function_call is not None
+
+    @field_validator("content")
+    @classmethod
+    def _null_of_the_assistant_only(cls, content: object, info: ValidationInfo) -> object:
+        if content is None and info.data.get("role") != "assistant":
+            raise PydanticCustomError("string_type", "Input should be a valid string")
+        return content
+
+
+class TemplateWishes(BaseModel):
+    """What vLLM's clients tell a chat template. Other wishes are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enable_thinking: Truth | None = Field(default=None, description="Whether to reason first.", examples=[False])
+    thinking: Truth | None = Field(default=None, description="The same, by another name.", examples=[None])
+
+    @property
+    def forbids_thinking(self) -> bool:
+        return self.enable_thinking is False or self.thinking is False
 
 
 class StreamOptions(BaseModel):
@@ -49,10 +78,10 @@ class StreamOptions(BaseModel):
 class ChatRequest(BaseModel):
     """A conversation to go on with.
 
-    Fields of OpenAI's that would change the answer and are not supported are refused; others are ignored.
+    Fields that would change the answer and are not supported are refused, and so are those that nobody knows.
     """
 
-    # Kept, so that `refusal_of` can look at it; never shown.
+    # Kept, so that `refused_field` can look at it; never shown.
     model_config = ConfigDict(extra="allow", frozen=True)
 
     model: Annotated[str, Field(min_length=1, max_length=200)] = Field(
@@ -84,6 +113,15 @@ class ChatRequest(BaseModel):
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = Field(
         default=None, repr=False, description="The answer ends before any of these texts.", examples=["\n\n"]
     )
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
+        default=None,
+        description="How long to reason: `none` and `minimal` not at all, `low` 128 tokens, `medium` as the server is "
+        "set, more as long as leaves room for the answer. thinking_budget wins.",
+        examples=["medium"],
+    )
+    chat_template_kwargs: TemplateWishes | None = Field(
+        default=None, description="vLLM's way to switch the reasoning off.", examples=[{"enable_thinking": False}]
+    )
     thinking_budget: Budget | None = Field(
         default=None, description="Most tokens of reasoning before the answer. Not OpenAI's.", examples=[352]
     )
@@ -94,30 +132,104 @@ class ChatRequest(BaseModel):
         default=None, description="Seconds after which the answer is cut. Not OpenAI's.", examples=[60]
     )
 
+    _well_formed = model_validator(mode="before")(require_well_formed)
+
     def __repr__(self) -> str:
         return "ChatRequest(…)"
 
+    @property
+    def reasoning_tokens(self) -> int | None:
+        """The budget that the body asks for, by whichever of its names; None: that of the server."""
+        if self.thinking_budget is not None:
+            return self.thinking_budget
+        if self.chat_template_kwargs is not None and self.chat_template_kwargs.forbids_thinking:
+            return 0
+        return _EFFORTS.get(self.reasoning_effort or "medium")
+
+
+# As many as there may be: the room for the answer is kept in any case.
+_EFFORTS = {"none": 0, "minimal": 0, "low": 128, "high": MAX_TOKENS, "xhigh": MAX_TOKENS}
 
 # What a field of OpenAI's (or of another server's) may be where anything else would ask for another answer.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (False,),
     "audio": (),
+    "bad_words": ([],),
     "best_of": (1,),
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "dry_multiplier": (0,),
+    "echo": (False,),
+    "format": (),
     "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "grammar": ("",),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_stop_str_in_output": (False,),
+    "json_schema": (),
+    "length_penalty": (1,),
     "logit_bias": ({},),
     "logprobs": (False,),
+    "max_thinking_tokens": (),
+    "min_new_tokens": (0,),
     "min_p": (0,),
+    "min_tokens": (0,),
+    "mirostat": (0,),
     "modalities": (["text"],),
     "n": (1,),
+    "n_predict": (),
+    "num_ctx": (),
+    "options": ({},),
     "presence_penalty": (0,),
+    "prompt": (),
+    "prompt_logprobs": (0,),
+    "repeat_penalty": (1,),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
+    "skip_special_tokens": (True,),
+    "stop_token_ids": ([],),
+    "structured_outputs": (),
+    "suffix": (),
+    "think": (),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
+    "top_a": (0,),
     "top_logprobs": (0,),
+    "truncate_prompt_tokens": (),
+    "typical_p": (1,),
+    "use_beam_search": (False,),
+    "verbosity": ("medium",),
     "web_search_options": (),
 }
+# What changes no answer, or what clients send by themselves and no answer can heed. Their names only are looked at.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "cache_prompt",
+        "cache_salt",
+        "ignore_eos",
+        "keep_alive",
+        "metadata",
+        "parallel_tool_calls",
+        "prediction",
+        "priority",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "request_id",
+        "safety_identifier",
+        "service_tier",
+        "session_id",
+        "spaces_between_special_tokens",
+        "store",
+        "timings_per_token",
+        "user",
+    }
+)
 
 
 def refused_field(body: ChatRequest) -> tuple[str, str] | None:
@@ -128,7 +240,16 @@ def refused_field(body: ChatRequest) -> tuple[str, str] | None:
         if value is not None and value not in neutral:
             allowed = f"only {' or '.join(map(repr, neutral))} is" if neutral else "it is not"
             return name, f"{name}: {allowed} supported here. Leave it out."
+    if any(message.asks_for_tools for message in body.messages):
+        return "messages", "messages: tool calls are not supported here. Leave them out."
+    # A name is the client's text, too: it is not repeated.
+    if extra.keys() - _NEUTRAL.keys() - _WITHOUT_EFFECT:
+        return "(unknown field)", f"The body has a field that is not known here. Known are: {', '.join(_known())}."
     return None
+
+
+def _known() -> list[str]:
+    return sorted({*ChatRequest.model_fields, *_NEUTRAL, *_WITHOUT_EFFECT})
 
 
 class ChatUsageDetails(BaseModel):

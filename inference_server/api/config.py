@@ -13,6 +13,7 @@ class ApiConfig:
     keys: Keys = field(default_factory=Keys)
     system_prompt: str = field(default="", repr=False)
     include_patient_mrn: bool = False
+    cors_allow_origins: tuple[str, ...] = ()
     request_timeout_seconds: float = 300.0
     max_new_tokens: int = 512
     # None: as much as leaves room for the answer.
@@ -31,6 +32,7 @@ def api_config(settings: Settings) -> ApiConfig:
         keys=read_keys(settings),
         system_prompt=system_prompt(settings),
         include_patient_mrn=settings.include_patient_mrn,
+        cors_allow_origins=tuple(filter(None, (one.strip() for one in settings.cors_allow_origins.split(",")))),
         request_timeout_seconds=settings.request_timeout_seconds,
         max_new_tokens=settings.max_new_tokens,
         thinking_budget=None if settings.thinking_budget < 0 else settings.thinking_budget,

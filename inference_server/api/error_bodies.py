@@ -75,7 +75,7 @@ def problem(error: ProblemError) -> dict[str, Any]:
 
 def openai_error(error: ProblemError) -> dict[str, Any]:
     # Where a field may have two forms, the deepest mistake is in the form that was meant.
-    first = max(error.errors, key=lambda wrong: len(wrong.loc)) if error.errors else None
+    first = max(error.errors, key=_depth) if error.errors else None
     message = str(error.detail)
     param = error.param
     if first is not None:
@@ -84,6 +84,11 @@ def openai_error(error: ProblemError) -> dict[str, Any]:
     kind = _TYPES.get(error.status_code, "invalid_request_error" if error.status_code < 500 else "server_error")
     body = OpenAIErrorBody(message=message, type=kind, param=param, code=_CODES.get(error.reason, _snake(error.reason)))
     return OpenAIError(error=body).model_dump(mode="json")
+
+
+def _depth(wrong: FieldProblem) -> tuple[int, bool]:
+    """A wrong kind says least: it may be the other form's."""
+    return len(wrong.loc), not wrong.type.endswith("_type")
 
 
 def _openai_status(error: ProblemError) -> int:

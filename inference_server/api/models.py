@@ -14,6 +14,7 @@ from inference_server.lifecycle import Lifecycle
 def add_models(app: FastAPI, lifecycle: Lifecycle) -> None:
     started = int(time.time())
 
+    @app.get("/v1/models/", include_in_schema=False)
     @app.get("/v1/models", tags=["openai"], responses=openai_responses(401, 500))
     async def list_models() -> ModelList:
         """The one model of this server."""

@@ -48,6 +48,9 @@ def add_operations(app: FastAPI, lifecycle: Lifecycle, metrics: Metrics) -> None
         """Prometheus metrics in the text format."""
         return Response(metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
+    for path, probe in (("/livez", livez), ("/readyz", readyz), ("/startupz", startupz), ("/health", health)):
+        app.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
+
     @app.get("/", tags=["operations"], responses=problem_responses(401))
     async def root() -> ServiceInfo:
         """What runs here."""

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from inference_server.api.well_formed import require_well_formed
 from inference_server.engine.protocol import MAX_TEMPERATURE, MAX_TOKENS, FinishReason, Mode
 from inference_server.lifecycle import Phase
 
@@ -63,6 +64,8 @@ class TriageRequest(BaseModel):
         description="Seconds after which the answer is cut; at most REQUEST_TIMEOUT_SECONDS of the server.",
         examples=[60],
     )
+
+    _well_formed = model_validator(mode="before")(require_well_formed)
 
 
 class UsageBody(BaseModel):

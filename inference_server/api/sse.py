@@ -15,18 +15,22 @@ from inference_server.lifecycle import Lifecycle
 # Set in the scope of a request whose client left its stream; read by the middleware that counts.
 LEFT_EARLY = "inference_server.left_early"
 
+# JSON leaves these as they are.
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\u0085\u2028\u2029"}
 _PING = b": still working\n\n"
+# Answers are about one person: nobody keeps them.
+NOT_KEPT = {"Cache-Control": "no-store"}
 _HEADERS = {
-    # Answers are about one person: nobody keeps them.
-    "Cache-Control": "no-store",
+    **NOT_KEPT,
     # nginx and its like would collect the events before they pass them on.
     "X-Accel-Buffering": "no",
 }
 
 
 def frame(data: Any, *, event: str | None = None) -> bytes:
-    """One event. JSON has no line breaks, so `data` is always one line."""
+    """One event. `data` is always one line, also for clients that end lines where Unicode does."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = text.translate(_LINE_ENDS)
     name = f"event: {event}\n" if event else ""
     return f"{name}data: {text}\n\n".encode("utf-8", "replace")
 

@@ -10,7 +10,7 @@ from inference_server.api.config import ApiConfig
 from inference_server.api.error_bodies import ProblemError, problem
 from inference_server.api.safe_text import CUT_TEXT
 from inference_server.api.schemas import TriageRequest, TriageResponse, UsageBody, problem_responses
-from inference_server.api.sse import frame, streamed
+from inference_server.api.sse import NOT_KEPT, frame, streamed
 from inference_server.engine.protocol import (
     EngineInfo,
     Event,
@@ -53,7 +53,7 @@ def add_triage(app: FastAPI, answering: Answering) -> None:
         )
         # Written here: FastAPI would check once more what was just made.
         unset = None if body.include_reasoning else {"reasoning"}
-        return Response(reply.model_dump_json(exclude=unset), media_type="application/json")
+        return Response(reply.model_dump_json(exclude=unset), media_type="application/json", headers=NOT_KEPT)
 
 
 def _generation(body: TriageRequest, answering: Answering) -> GenerationRequest:

@@ -140,7 +140,6 @@ NEUTRAL = {
     "metadata": {"a": "b"},
     "reasoning_effort": "low",
     "store": False,
-    "never_heard_of": [1],
     "stop": None,
     "max_tokens": None,
     "stream_options": None,

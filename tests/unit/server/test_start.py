@@ -2,10 +2,13 @@
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import inference_server
 from inference_server.__main__ import main
 from inference_server.engine.protocol import Engine
 from inference_server.failure import ExitCode, StartupError, report
@@ -97,6 +100,22 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["serve", "fetch", "prune"])
+def test_a_clone_without_libraries_says_which_command_helps(command: str) -> None:
+    clone = Path(inference_server.__file__).parents[1]
+    # -S: no installed library is found, nor what was installed of this package.
+    ended = subprocess.run(
+        [sys.executable, "-S", "-m", "inference_server", command],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 78
+    assert "make setup" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_an_unknown_command_is_refused() -> None:
