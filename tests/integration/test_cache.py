@@ -200,6 +200,22 @@ def test_a_policy_that_refuses_the_job_itself_is_told_in_its_own_words(
     wait_for(kubectl, is_ready)
 
 
+def test_a_container_that_was_injected_into_the_fetch_keeps_nobody_waiting(kubectl: Kubectl) -> None:
+    kubectl.apply(a_model(revision="beside-code-24-RepositoryNotFound"))
+    found = wait_for(kubectl, lambda found: found["status"].get("rejected"))
+    assert found["status"]["rejected"][0]["reason"] == "RepositoryNotFound"
+    eventually(lambda: not jobs(kubectl))
+    kubectl.patch("llmdep", "triage", {"spec": {"rollback": {"retryToken": "again"}}})
+    wait_for(kubectl, lambda found: [one["attempts"] for one in found["status"]["rejected"]] == [2])
+    kubectl.patch("llmdep", "triage", {"spec": {"model": {"revision": "beside-code-40-RateLimited"}}})
+    wait_for(kubectl, lambda found: condition(found, "Ready")["reason"] == "RateLimited")
+    first = {job["metadata"]["uid"] for job in jobs(kubectl)}
+    eventually(lambda: {job["metadata"]["uid"] for job in jobs(kubectl)} - first)
+    kubectl.patch("llmdep", "triage", {"spec": {"model": {"revision": "beside-main"}}})
+    wait_for(kubectl, is_ready)
+    eventually(lambda: not jobs(kubectl))
+
+
 def release(kubectl: Kubectl) -> None:
     """Let fetches of the revision `held` come to their end."""
     eventually(lambda: kubectl("annotate", "pods", "-l", FETCH, "released=yes", "--overwrite"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -153,6 +154,41 @@ def test_every_right_is_used_and_none_is_missing(control_plane: ControlPlane, ku
     asked, may = used(requests, OPERATOR), granted(base, "llm-operator")
     assert asked - may == set(), "allowed by something else"
     assert may - asked == NOT_SEEN, "granted and not used"
+
+
+def test_without_the_right_to_read_logs_only_the_percent_is_missing(
+    control_plane: ControlPlane, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    role = "clusterrolebinding/llm-operator-progress"
+    admin = control_plane.kubectl("llm-operator-system")
+    binding = admin("get", role, "-o", "json")
+    kubectl.apply(a_volume(kubectl, "model-cache"))
+    admin("delete", role)
+    start = entries(control_plane)
+    asks_in_vain = ("", "pods/log", "get")
+    try:
+        with running_operator(control_plane, tmp_path / "log"):
+            spec = {"mode": "qwen", "cache": {}, "model": {"revision": "held"}}
+            kubectl.apply(an_llmdeployment(rollout={"progressDeadlineSeconds": 10, "soakSeconds": 1}, **spec))
+            eventually(lambda: asks_in_vain in used(control_plane.requests(since=start), OPERATOR))
+            # Longer than the deadline, and as long as it takes to be condemned after the start of the operator.
+            began = time.monotonic()
+            eventually(lambda: time.monotonic() - began > 45)
+            found = kubectl.get("llmdep", "triage")
+            assert found is not None
+            assert (condition(found, "Ready")["reason"], found["status"]["rejected"]) == ("ModelFetching", [])
+            assert found["status"]["cache"] == {"phase": "Fetching", "progress": "Fetching"}
+            release(kubectl)
+            wait_for(kubectl, is_ready)
+    finally:
+        kept = json.loads(binding)
+        kept["metadata"] = {"name": kept["metadata"]["name"], "labels": kept["metadata"].get("labels", {})}
+        admin.apply(kept)
+        kubectl("delete", "pv", f"{kubectl.namespace}-model-cache", "--wait=false")
+    told = refused(control_plane.requests(since=start), OPERATOR)
+    assert all("pods/log" in one for one in told)
+    assert len(told) <= 2, "it is asked once, and seldom after that; of one request both ends may be audited"
+    assert (tmp_path / "log").read_text().count("how far fetches are is not shown") == 1
 
 
 @pytest.fixture
