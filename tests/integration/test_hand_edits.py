@@ -21,6 +21,7 @@ COMMANDS = {
         "an autoscaler",
         "scaleTargetRef",
     ),
+    "rollout pause": (("rollout", "pause", "deployment/triage"), "kubectl-rollout", "cannot be paused"),
 }
 
 
