@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from inference_server.failure import StartupError
 from inference_server.fetch.fetcher import Fetched
 from inference_server.fetch.layout import ModelFolder
 from inference_server.fetch.lease import Lease, acquire
 from inference_server.fetch.staging import read_ready
+from inference_server.model_manager import find_model
+from inference_server.settings import Settings
 from tests.hub.checkpoint import a_checkpoint
 from tests.hub.server import Answer, Hub
 from tests.unit.fetch.running import (
@@ -237,3 +240,17 @@ def test_a_model_of_another_name_in_the_folder_is_not_trusted(
     proof.write_text(proof.read_text().replace(REPOSITORY, "evil/twin"))
     assert_whole(fetched(hub, tmp_path).path, checkpoint)
     assert REPOSITORY in proof.read_text()
+
+
+@pytest.mark.parametrize("by_path", [True, False])
+@pytest.mark.parametrize("lost", ["config.json", SECOND_SHARD])
+def test_a_server_does_not_take_a_proof_beside_missing_files_for_a_model(
+    tmp_path: Path, cached: Fetched, monkeypatch: pytest.MonkeyPatch, by_path: bool, lost: str
+) -> None:
+    monkeypatch.setenv("MODEL_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("MODEL_REPOSITORY", REPOSITORY)
+    settings = Settings(model_path=str(cached.path) if by_path else "")
+    assert find_model(settings).folder == cached.path
+    (cached.path / lost).unlink()
+    with pytest.raises(StartupError, match=f"ModelMissing: .*{lost} should have"):
+        find_model(settings)
