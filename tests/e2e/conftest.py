@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e import a_hub
 from tests.e2e import registry as a_registry
+from tests.e2e.model_image import model_image
 from tests.e2e.steps import operator_logs, server_image
 from tests.kubectl import Kubectl, eventually
 
@@ -39,6 +40,12 @@ def hub(admin: Kubectl) -> Iterator[str]:
     """Address of a Hub in the cluster."""
     with a_hub.running(admin, server_image(admin)) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def model_server(admin: Kubectl) -> str:
+    """The server's image with what runs a model."""
+    return model_image(admin)
 
 
 @pytest.fixture
