@@ -50,7 +50,9 @@ def a_request(
 
 
 def config(folder: Path, **over: Any) -> EngineConfig:
-    settings = {"quantization": "none", "threads": 1, "concurrent_requests": 2, "system_prompt": "Help."} | over
+    # Named: what else is computed differs from machine to machine, and a seed promises the same answer in float32 only.
+    formats = {"device": "cpu", "dtype": "float32", "quantization": "none"}
+    settings = formats | {"threads": 1, "concurrent_requests": 2, "system_prompt": "Help."} | over
     return EngineConfig(str(folder), "tiny/model", "0" * 40, **settings)
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from inference_server.api.safe_text import CUT_TEXT
+from inference_server.engine.qwen.hardware import choose, read_machine
 from inference_server.fetch.ready import Ready, ReadyFile, dump_ready
 from tests.unit.server.running import PATIENCE_SECONDS, QUESTION, a_server
 
@@ -33,8 +35,22 @@ def a_fetched_model(thinking_model: Path, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_a_fetched_model_answers_triage_questions(thinking_model: Path, tmp_path: Path) -> None:
-    variables = a_fetched_model(thinking_model, tmp_path)
+# Of so small a model that memory does not decide.
+BEST = choose(read_machine(gpu=None), parameters=1, answer_numbers=1)
+
+
+@pytest.mark.parametrize(
+    ("formats", "dtype", "quantization"),
+    [
+        pytest.param({"ENGINE_DTYPE": "float32"}, "float32", "int8", id="as the settings say"),
+        pytest.param({"ENGINE_QUANTIZATION": "int8"}, "float32", "int8", id="as the settings say of the weights"),
+        pytest.param({}, BEST.dtype, {"int8": "int8", "none": None}[BEST.quantization], id="as suits this processor"),
+    ],
+)
+def test_a_fetched_model_answers_triage_questions(
+    thinking_model: Path, tmp_path: Path, formats: dict[str, str], dtype: str, quantization: str | None
+) -> None:
+    variables = a_fetched_model(thinking_model, tmp_path) | {"ENGINE_DEVICE": "cpu"} | formats
     with a_server(tmp_path, **variables) as server:
 
         def ask(path: str, **body: Any) -> Any:
@@ -52,7 +68,7 @@ def test_a_fetched_model_answers_triage_questions(thinking_model: Path, tmp_path
     assert answer["response"] == again["response"] != varied["response"]
     # Its end, where it was cut at its limit, is not the model's.
     assert answer["response"].removesuffix(CUT_TEXT) == chat["message"]["content"]
-    assert (facts["quantization"], facts["threads"]) == ("int8", 1)
+    assert (facts["dtype"], facts["quantization"], facts["threads"]) == (dtype, quantization, 1)
 
 
 def test_a_server_whose_engine_is_killed_says_so_at_its_end(thinking_model: Path, tmp_path: Path) -> None:
