@@ -16,6 +16,7 @@ from inference_server.api.answering import Answering
 from inference_server.api.chat import add_chat
 from inference_server.api.chat_schemas import ChatMessage, ChatRequest, StreamOptions, TemplateWishes, TextPart
 from inference_server.api.config import ApiConfig
+from inference_server.api.docs_page import DOCS_PATH, add_docs_page
 from inference_server.api.error_bodies import OPENAI_PREFIX
 from inference_server.api.models import add_models
 from inference_server.api.operations import ROUTINE_ROUTES, add_operations
@@ -65,6 +66,8 @@ def create_app(lifecycle: Lifecycle, config: ApiConfig, tracer: Tracer | None = 
         description="Answers patients' questions with generated text. No answer replaces a clinician.",
         lifespan=lifespan,
         telemetry=_NO_TELEMETRY,
+        # Both load their scripts from the internet.
+        docs_url=None,
         redoc_url=None,
         # A redirect would repeat the query string in its Location header.
         redirect_slashes=False,
@@ -74,10 +77,11 @@ def create_app(lifecycle: Lifecycle, config: ApiConfig, tracer: Tracer | None = 
     add_chat(app, answering)
     add_models(app, lifecycle)
     add_operations(app, lifecycle, metrics)
+    add_docs_page(app)
     problems.install(app, known_fields={name for body in _BODIES for name in body.model_fields})
     schema = _corrected(app.openapi(), asks_for_key=bool(config.keys))
     # Named even where an answer is given before routing; a path with parameters is not.
-    routes = {*schema["paths"], *filter(None, (app.docs_url, app.openapi_url))}
+    routes = {*schema["paths"], *filter(None, (DOCS_PATH, app.openapi_url))}
     app.user_middleware = [
         Middleware(RequestIds),
         Middleware(Records, metrics=metrics, routes=routes, routine=ROUTINE_ROUTES),
