@@ -63,7 +63,8 @@ def choose_tracer() -> Tracer:
     if not any(os.environ.get(name) for name in _ENDPOINTS) or os.environ.get("OTEL_SDK_DISABLED") == "true":
         return NoTracer()
     if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
-        logger.warning("tracing_not_installed", extra={"fields": {"remedy": "install the extra otel"}})
+        remedy = "pip install 'llm-operator[server,otel]'; in a clone: make setup"
+        logger.warning("tracing_not_installed", extra={"fields": {"remedy": remedy}})
         return NoTracer()
     from inference_server.otel import exporting_tracer
 

@@ -293,7 +293,7 @@ def hub_client_missing() -> FetchError:
     return FetchError(
         FetchReason.HUB_CLIENT_MISSING,
         "The package huggingface_hub is not installed.",
-        'Use an image or an installation with the extra "fetch" or "llm".',
+        "Use an image that has it, or install it: pip install 'llm-operator[server,fetch]'; in a clone: make setup.",
     )
 
 

@@ -162,3 +162,9 @@ def test_no_space_tells_how_much_is_missing() -> None:
     error = no_space("/m", needed=8_000_000_000, free=1_000)
     assert "8,000,000,000" in error.message
     assert "7,999,999,000" in error.remedy
+
+
+def test_who_lacks_a_package_is_told_the_command() -> None:
+    remedy = hub_client_missing().remedy
+    assert "pip install 'llm-operator[server,fetch]'" in remedy
+    assert "make setup" in remedy

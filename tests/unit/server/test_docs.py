@@ -24,10 +24,16 @@ OF_OTHERS = {"GatedRepo", "EntryNotFound", "ValidationError"}
 REASON = re.compile(r"(?:[A-Z][a-z]+){2,}")
 
 
+EXTRA = re.compile(r"\b(?:install|with|needs|without) the extra\b")
+
+
+def texts() -> set[str]:
+    nodes = (node for path in SOURCES for node in ast.walk(ast.parse(path.read_text())))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
 def reasons() -> set[str]:
-    constants = (node for path in SOURCES for node in ast.walk(ast.parse(path.read_text())))
-    found = {node.value for node in constants if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    ours = {text for text in found if REASON.fullmatch(text)} - {"RequestRefused", "ClientClosedRequest"}
+    ours = {text for text in texts() if REASON.fullmatch(text)} - {"RequestRefused", "ClientClosedRequest"}
     return ours - OF_OTHERS
 
 
@@ -77,3 +83,7 @@ def test_every_reason_is_in_the_manual() -> None:
 @pytest.mark.parametrize("code", ExitCode)
 def test_every_exit_code_is_in_the_manual(code: ExitCode) -> None:
     assert f"| {code.value} | " in MANUAL
+
+
+def test_no_message_names_an_extra_without_the_command() -> None:
+    assert [text for text in texts() if EXTRA.search(text) and "pip install" not in text] == []
