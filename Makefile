@@ -81,6 +81,9 @@ check: $(SETUP) ## Format, lint, types, import rules, the CI workflow
 
 .PHONY: unit
 unit: $(SETUP) ## Fast tests, no cluster; all decisions are covered to the last branch
+	@# For the volumes that tests/unit/fetch mounts; without it, those tests are skipped and say so.
+	@[ "$$(id -u)" != 0 ] || ! [ -w /dev/fuse ] || /sbin/ldconfig -p | grep -q 'libfuse3*\.so' || \
+		{ apt-get -qq update && apt-get -qq -o DPkg::Lock::Timeout=300 install --yes libfuse2 >/dev/null; } || true
 	@echo "==> Unit tests"
 	$(PYTEST) $(PARALLEL) --dist worksteal -m "not integration and not e2e" \
 		--cov=llm_operator.core $(PURE_FETCH:%=--cov=inference_server.fetch.%) \

@@ -5,15 +5,16 @@ import json
 import os
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from inference_server.fetch.asking import Asker, wait
-from inference_server.fetch.failures import FetchError, FetchReason, no_space, no_space_yet, not_supported
+from inference_server.fetch.failures import FetchError, FetchReason, no_space, no_space_yet, not_kept, not_supported
 from inference_server.fetch.layout import READY_FILE, ModelFolder
 from inference_server.fetch.lease import Lease
-from inference_server.fetch.plan import CONFIG_FILE, ModelFacts, Plan, RemoteFile, check_model
+from inference_server.fetch.plan import CONFIG_FILE, ModelFacts, Plan, RemoteFile, check_model, twins
 from inference_server.fetch.progress import Meter
 from inference_server.fetch.ready import Ready, ReadyFile
 from inference_server.fetch.staging import Staging, discard, free_bytes, is_folder, others_at_work, sweep, sync
@@ -130,11 +131,19 @@ class Download:
         self._meter.begin(present, time.monotonic())
         self._show(0, at_once=True)
         files = {file.path: self._bring(file) for file in self._plan.small}
+        self._require_names(self._plan.small)
         facts = self._check_model()
         files |= {file.path: self._bring(file) for file in self._plan.weights}
+        self._require_names(self._plan.files)
         self._show(0, at_once=True)
         weights = sum(file.size for file in self._plan.weights)
         return Ready(self._folder.repository, self._commit, files, weights, facts.as_json())
+
+    def _require_names(self, files: Sequence[RemoteFile]) -> None:
+        """Of two files whose names are one for the volume only one is there, and nobody sees which."""
+        there = {path.name for path in self.staging.files.iterdir()}
+        if lost := twins([file.path for file in files]) - there:
+            raise not_kept(str(self.staging.files), f"{min(lost)} is missing, as another name differs only in case")
 
     def _bring(self, file: RemoteFile) -> ReadyFile:
         self._file = file.path

@@ -103,6 +103,7 @@ class FaultKind(StrEnum):
     MEMORY = "memory"
     CHECKSUM = "checksum"
     STALLED = "stalled"
+    SLOW_VOLUME = "slow-volume"
     FENCED = "fenced"
     OFFLINE = "offline"
     NOT_A_HUB = "not-a-hub"
@@ -173,8 +174,15 @@ def classify(fault: Fault, context: Context) -> FetchError:
         case FaultKind.STALLED:
             return FetchError(
                 FetchReason.DOWNLOAD_STALLED,
-                f"No byte came from {context.host} for {fault.detail} seconds.",
+                f"No byte came from {host} for {fault.detail} seconds.",
                 "Try again; what came so far is kept. If it happens again, check the proxy and FETCH_STALL_SECONDS.",
+            )
+        case FaultKind.SLOW_VOLUME:
+            return FetchError(
+                FetchReason.STORAGE_FAILED,
+                f"The volume of {context.cache_dir} neither took nor gave a byte for {fault.detail} seconds.",
+                "Try again; what came so far is kept. If it happens again, check the storage system behind the volume "
+                "and its throughput, or raise FETCH_STALL_SECONDS.",
             )
         case FaultKind.CHECKSUM:
             return FetchError(
@@ -193,8 +201,9 @@ def classify(fault: Fault, context: Context) -> FetchError:
         case FaultKind.OFFLINE:
             return FetchError(
                 FetchReason.OFFLINE_MODE,
-                f"HF_HUB_OFFLINE forbids to ask the Hub, and {context.repository} is not in {context.cache_dir}.",
-                "Unset HF_HUB_OFFLINE, or put the model into the cache first.",
+                f"HF_HUB_OFFLINE forbids to ask the Hub for {context.revision} of {context.repository}.",
+                f"Unset HF_HUB_OFFLINE, or have {context.revision} fetched into {context.cache_dir} first: there is no "
+                "whole model that was fetched as that.",
             )
         case FaultKind.NOT_A_HUB:
             return FetchError(

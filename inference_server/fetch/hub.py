@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from io import FileIO
@@ -26,6 +26,7 @@ from inference_server import __version__
 from inference_server.fetch.faults import Corrupt, EndedEarly, NotAHub, Refused
 from inference_server.fetch.layout import is_commit
 from inference_server.fetch.plan import RemoteFile
+from inference_server.fetch.whereabouts import HERE, HOST
 
 _CHUNK_BYTES = 1024 * 1024
 # Written out this often, so that a small memory limit is not filled with pages that wait for a slow volume.
@@ -59,7 +60,7 @@ def list_files(*, endpoint: str, token: str | None, repository: str, revision: s
     # Not HfApi.model_info, which asks the same: to import it takes longer than all the rest of a small fetch.
     url = f"{endpoint}/api/models/{repository}/revision/{quote(revision, safe='')}"
     asked = get_session().stream("GET", url, params={"blobs": True}, headers=_headers(token), timeout=_ANSWER_SECONDS)
-    with asked as response:
+    with HERE.at(HOST), asked as response:
         _require_success(response)
         body = bytearray()
         for chunk in response.iter_bytes():
@@ -99,21 +100,32 @@ def _require_success(response: Any) -> None:
     """Raise Refused for anything but a success. Its body is not read: it may be long, and repeat the token."""
     if response.is_success:
         return
+    raise Refused(response.status_code, response.headers, _elsewhere(response))
+
+
+def _elsewhere(response: Any) -> str:
+    """The host that answers, where the one that was asked has sent the request there."""
     asked = (response.history or [response])[0].url.host
-    elsewhere = response.url.host if response.url.host != asked else ""
-    raise Refused(response.status_code, response.headers, elsewhere)
+    return response.url.host if response.url.host != asked else ""
 
 
-def download(file: RemoteFile, source: Source, *, part: Path, target: Path, step: Step) -> str:
-    """Bring the file to `target`, continuing `part`, and return its SHA-256. `target` is there only when checked."""
-    digest = Digest(file)
+def download(file: RemoteFile, source: Source, *, part: Path, target: Path, step: Step, memory: "Memory") -> str:
+    """Bring the file to `target`, continuing `part`, and return its SHA-256. `target` is there only when checked.
+
+    What `memory` holds of a part from an earlier call is not read again.
+    """
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     with FileIO(descriptor, "r+") as output:
         if os.fstat(descriptor).st_size > file.size:
             output.truncate(0)
-        digest.read(output, step)
-        if digest.count < file.size:
-            _receive(file, source, output, digest, step)
+        digest = memory.recall(file, descriptor) or Digest(file)
+        output.seek(digest.count)
+        try:
+            digest.read(output, step)
+            if digest.count < file.size:
+                _receive(file, source, output, digest, step)
+        finally:
+            memory.keep(file, descriptor, digest)
         os.fsync(descriptor)
     if not digest.matches():
         part.unlink()
@@ -121,6 +133,25 @@ def download(file: RemoteFile, source: Source, *, part: Path, target: Path, step
     step(digest.count)
     part.rename(target)
     return digest.sha256
+
+
+class Memory:
+    """The checksum of the part that was worked on last: where a line breaks often, it is not read anew each time."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[RemoteFile, int, int, Digest] | None = None
+
+    def keep(self, file: RemoteFile, descriptor: int, digest: "Digest") -> None:
+        status = os.fstat(descriptor)
+        self._kept = (file, status.st_dev, status.st_ino, digest)
+
+    def recall(self, file: RemoteFile, descriptor: int) -> "Digest | None":
+        """None where the part is another one, or another length, than was left."""
+        kept, self._kept = self._kept, None
+        status = os.fstat(descriptor)
+        if kept is None or kept[:3] != (file, status.st_dev, status.st_ino) or kept[3].count != status.st_size:
+            return None
+        return kept[3]
 
 
 def check(file: RemoteFile, path: Path, step: Step) -> str | None:
@@ -181,7 +212,8 @@ def read(file: RemoteFile, source: Source) -> str:
     return body.decode(errors="replace")
 
 
-def _opened(file: RemoteFile, source: Source, count: int) -> AbstractContextManager[Any]:
+@contextmanager
+def _opened(file: RemoteFile, source: Source, count: int) -> Iterator[Any]:
     """The answer to the request for the file, from byte `count` on."""
     url = hf_hub_url(source.repository, file.path, revision=source.commit, endpoint=source.endpoint)
     headers = _headers(source.token)
@@ -192,7 +224,11 @@ def _opened(file: RemoteFile, source: Source, count: int) -> AbstractContextMana
     # No retries here: `fetcher` decides on them, and shows them. No time-out for reading: `supervise` watches.
     no_retries: dict[str, Any] = {"retry_on_exceptions": (), "retry_on_status_codes": ()}
     timeout = (_CONNECT_SECONDS, None, None, None)
-    return http_stream_backoff("GET", url, headers=headers, timeout=timeout, **no_retries)
+    opening = http_stream_backoff("GET", url, headers=headers, timeout=timeout, **no_retries)
+    with ExitStack() as stack:
+        with HERE.at(HOST):
+            response = stack.enter_context(opening)
+        yield response
 
 
 def _receive(file: RemoteFile, source: Source, output: FileIO, digest: Digest, step: Step) -> None:
@@ -226,7 +262,7 @@ def _checked_body(response: Any, file: RemoteFile) -> Iterator[bytes]:
 
     Block pages of proxies and pointers of git-lfs come with status 200, too.
     """
-    pieces: Iterator[bytes] = response.iter_bytes()
+    pieces = _pieces(response)
     first = next(pieces, b"")
     host = response.url.host
     if first.startswith(_LFS_POINTER) and file.size != len(first):
@@ -236,6 +272,17 @@ def _checked_body(response: Any, file: RemoteFile) -> Iterator[bytes]:
     if not _may_be_whole(response.headers, response.status_code, file.size):
         raise Corrupt(f"{file.path} from {host}")
     return chain([first], pieces)
+
+
+def _pieces(response: Any) -> Iterator[bytes]:
+    pieces: Iterator[bytes] = response.iter_bytes()
+    elsewhere = _elsewhere(response)
+    while True:
+        with HERE.at(HOST, elsewhere):
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
 
 
 def _may_be_whole(headers: Mapping[str, str], status: int, size: int) -> bool:

@@ -5,7 +5,8 @@ Asked by `fetcher`, first with the Hub's listing, then with config.json, before 
 
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -102,6 +103,12 @@ def plan_download(repository: str, listing: Sequence[RemoteFile], index: str | N
         raise not_supported(repository, f"it lacks {', '.join(sorted(missing)[:3])}, which its index names")
     small = [file for name, file in top.items() if _is_small(name) and (index is not None or name != INDEX_FILE)]
     return Plan(tuple(small), tuple(top[name] for name in sorted(shards)))
+
+
+def twins(names: Collection[str]) -> set[str]:
+    """The names that differ from another one only in case, so that many volumes take them for one."""
+    folded = Counter(name.casefold() for name in names)
+    return {name for name in names if folded[name.casefold()] > 1}
 
 
 def _top(listing: Sequence[RemoteFile]) -> dict[str, RemoteFile]:

@@ -18,8 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 from inference_server.fetch.failures import Fault, FaultKind, hub_client_missing
+from inference_server.fetch.whereabouts import HOST, VOLUME
 
 _TICK_SECONDS = 0.1
+# For a worker to tell what it waits for. It does so at once, unless it is only just being started.
+_ANSWER_SECONDS = 5.0
 # The Hub's client reads these when it is imported. Its cache of tokens, its telemetry and its bars are not wanted.
 _CLIENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -90,19 +93,30 @@ class Worker:
         self._send(request)
         count = 0
         heard = time.monotonic()
+        asked = False
         while True:
             for message in self._messages():
-                heard = time.monotonic()
+                if message.get("waits_for") and asked:
+                    self.close()
+                    raise WorkerFailed(_stalled(message["waits_for"], message["host"], self._stall_seconds))
+                heard, asked = time.monotonic(), False
+                if "waits_for" in message:
+                    continue
                 if "step" in message:
                     count = message["step"]
                 elif "done" in message:
                     return message["done"]
                 else:
                     raise WorkerFailed(Fault(**{**message["failed"], "kind": FaultKind(message["failed"]["kind"])}))
-            tick(count)
-            if time.monotonic() - heard > self._stall_seconds:
+            # Before `tick`, which a slow volume holds up, too: meanwhile the worker may have been heard.
+            silent = time.monotonic() - heard - self._stall_seconds
+            if silent > 0 and not asked:
+                asked = True
+                self._send({"where": True})
+            elif silent > _ANSWER_SECONDS:
                 self.close()
-                raise WorkerFailed(Fault(FaultKind.STALLED, detail=f"{self._stall_seconds:g}"))
+                raise WorkerFailed(_stalled(HOST, "", self._stall_seconds))
+            tick(count)
 
     def _start(self) -> subprocess.Popen[bytes]:
         if importlib.util.find_spec("huggingface_hub") is None:
@@ -158,6 +172,11 @@ class Worker:
     def _last_complaint(self) -> str:
         lines = [line for line in self._complaints.decode(errors="replace").splitlines() if line.strip()]
         return _TOKENS.sub("***", lines[-1])[:_COMPLAINT_CHARACTERS] if lines else ""
+
+
+def _stalled(waits_for: str, host: str, seconds: float) -> Fault:
+    kind = FaultKind.SLOW_VOLUME if waits_for == VOLUME else FaultKind.STALLED
+    return Fault(kind, detail=f"{seconds:g}", host=host)
 
 
 def _death(code: int, complaint: str) -> Fault:

@@ -69,13 +69,16 @@ class Silent(LogLines):
     def __init__(self) -> None:
         super().__init__(seconds_between=3600)
         self.retries: list[tuple[str, int, float]] = []
+        self.messages: list[str] = []
         self.cached: list[str] = []
 
     def retrying(self, error: FetchError, *, tried: int, seconds: float) -> None:
         self.retries.append((error.reason, tried, seconds))
+        self.messages.append(error.message)
 
     def used_cached(self, error: FetchError) -> None:
         self.cached.append(error.reason)
+        self.messages.append(error.message)
 
 
 def fetched(hub: Hub, cache: Path, display: Silent | None = None, **changed: Any) -> Fetched:

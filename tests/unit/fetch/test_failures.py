@@ -86,6 +86,7 @@ def test_a_refusal_of_the_volume(number: int, reason: FetchReason) -> None:
         (FaultKind.MEMORY, R.OUT_OF_MEMORY),
         (FaultKind.CHECKSUM, R.CHECKSUM_MISMATCH),
         (FaultKind.STALLED, R.DOWNLOAD_STALLED),
+        (FaultKind.SLOW_VOLUME, R.STORAGE_FAILED),
         (FaultKind.FENCED, R.STORAGE_FAILED),
         (FaultKind.OFFLINE, R.OFFLINE_MODE),
         (FaultKind.NOT_A_HUB, R.ENDPOINT_INVALID),
@@ -135,11 +136,24 @@ def test_a_storage_host_that_the_hub_redirects_to_says_nothing_of_the_token(stat
     assert "token" not in error.message + error.remedy
 
 
-@pytest.mark.parametrize("kind", [FaultKind.NAME, FaultKind.TLS, FaultKind.NETWORK, FaultKind.NOT_A_HUB])
+@pytest.mark.parametrize(
+    "kind", [FaultKind.NAME, FaultKind.TLS, FaultKind.NETWORK, FaultKind.STALLED, FaultKind.NOT_A_HUB]
+)
 def test_the_host_at_fault_is_named_and_not_the_hub(kind: FaultKind) -> None:
     error = classify(Fault(kind, detail="x", host="proxy.example"), a_context())
     assert "proxy.example" in error.message
     assert "huggingface.co" not in error.message
+
+
+def test_a_slow_volume_is_named_and_no_host() -> None:
+    error = classify(Fault(FaultKind.SLOW_VOLUME, detail="60"), a_context())
+    assert "/app/models" in error.message
+    assert "huggingface.co" not in error.message
+
+
+def test_only_what_has_happened_often_is_said_to_happen_again_and_again() -> None:
+    often = {error.message for error in every_error() if "again and again" in error.message}
+    assert often == {taken_over("/m").message}
 
 
 def test_the_wait_that_is_asked_for_is_told() -> None:

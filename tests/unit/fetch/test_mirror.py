@@ -1,6 +1,8 @@
 """What a mirror, its storage host or a proxy says is checked before it becomes a path, a verdict or a message."""
 
 import json
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,44 @@ def test_a_name_that_cannot_be_resolved_is_that_of_who_was_called(
     name = break_it(hub, monkeypatch)
     error = failure(hub, tmp_path)
     assert (error.reason, name in error.message) == ("HostNotFound", True), error.message
+
+
+def test_a_proxy_that_wants_a_password_is_told_with_its_status(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+        proxy = threading.Thread(target=refuse)
+        proxy.start()
+        # CONNECT is asked of it for https only.
+        monkeypatch.setenv("HTTPS_PROXY", f"http://localhost:{server.getsockname()[1]}")
+        error = failure(hub, tmp_path, hf_endpoint="https://hub.invalid")
+        proxy.join()
+    assert error.reason == "NetworkUnreachable"
+    assert "localhost" in error.message
+    assert "407" in error.message
+    assert "proxy" in error.remedy
+    assert "hub.invalid" not in error.message
+
+
+def test_a_file_that_is_listed_and_not_there_is_named(hub: Hub, tmp_path: Path) -> None:
+    hub.script("vocab.json", Answer(status=404, headers={"X-Error-Code": "EntryNotFound"}))
+    error = failure(hub, tmp_path)
+    assert error.reason == "EndpointInvalid"
+    assert "does not have (vocab.json)" in error.message
+
+
+def test_a_transfer_that_stalls_names_the_host_that_it_came_from(hub: Hub, tmp_path: Path) -> None:
+    commit = hub.repositories[REPOSITORY].references["main"]
+    hub.script(f"_cdn/tiny--qwen3/{commit}/{SECOND_SHARD}", Answer(stall_at=900_000))
+    error = failure(hub, tmp_path, fetch_stall_seconds=1)
+    assert (error.reason, "from localhost for 1 seconds" in error.message) == ("DownloadStalled", True), error.message
 
 
 def test_a_listing_without_end_is_refused(hub: Hub, tmp_path: Path) -> None:

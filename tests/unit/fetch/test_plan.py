@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from inference_server.engine.qwen.shape import read_shape
 from inference_server.failure import StartupError
 from inference_server.fetch.failures import FetchError, FetchReason
-from inference_server.fetch.plan import Plan, RemoteFile, check_model, find_index, plan_download
+from inference_server.fetch.plan import Plan, RemoteFile, check_model, find_index, plan_download, twins
 from tests.hub.checkpoint import CONFIG
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -185,3 +185,13 @@ def test_an_index_of_any_length_is_not_read() -> None:
 )
 def test_the_index_names_the_shards_whatever_they_are_called(shards: list[str]) -> None:
     assert names(a_plan(*shards, INDEX, *SHARDS, index=index_of(*shards, shards[0])).weights) == shards
+
+
+def test_names_that_differ_only_in_case_are_twins() -> None:
+    assert twins(["config.json", "Config.json", "vocab.json", "STRASSE.json", "stra\u00dfe.json"]) == {
+        "config.json",
+        "Config.json",
+        "STRASSE.json",
+        "stra\u00dfe.json",
+    }
+    assert twins(["config.json", "vocab.json"]) == set()

@@ -1,5 +1,6 @@
 """Kills, several processes on one volume, owners that die, sleep or hang."""
 
+import hashlib
 import os
 import random
 import signal
@@ -7,9 +8,11 @@ import threading
 import time
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from inference_server.fetch.fetcher import Fetched
+from inference_server.fetch.hub import Memory, Source, download, list_files
 from inference_server.fetch.layout import ModelFolder
 from inference_server.fetch.lease import this_process
 from inference_server.fetch.ownership import Owner, Process
@@ -156,6 +159,39 @@ def test_cut_transfers_are_continued_as_long_as_there_is_progress(hub: Hub, tmp_
     assert_whole(fetched(hub, tmp_path, display, fetch_tries=2).path, checkpoint)
     assert [retry[:2] for retry in display.retries] == [("NetworkUnreachable", 1)] * 2
     assert hub.weights_served == weights(checkpoint)
+
+
+def test_what_was_read_of_a_part_is_not_read_again_when_the_line_breaks(hub: Hub, tmp_path: Path) -> None:
+    """As the worker does it: one memory for all the tries of a process."""
+    content = random.Random(1).randbytes(8_000_000)
+    commit = hub.add(REPOSITORY, {SECOND_SHARD: content})
+    (file,) = list_files(endpoint=hub.url, token=None, repository=REPOSITORY, revision=commit)[1]
+    source = Source(hub.url, None, REPOSITORY, commit)
+    hub.script(f"_cdn/tiny--qwen3/{commit}/{SECOND_SHARD}", *[Answer(cut_at=n * 500_000) for n in range(1, 16)])
+    part, target, memory = tmp_path / "part", tmp_path / "target", Memory()
+
+    def bring(memory: Memory) -> str:
+        return download(file, source, part=part, target=target, step=lambda _: None, memory=memory)
+
+    before = bytes_read()
+    for _ in range(14):
+        with pytest.raises(httpx2.TransportError):
+            bring(memory)
+    assert bytes_read() - before < len(content) / 2
+    # Another process has nothing to remember, and one that finds another length does not trust what it does.
+    before = bytes_read()
+    with pytest.raises(httpx2.TransportError):
+        bring(Memory())
+    assert bytes_read() - before >= 7_000_000
+    with part.open("r+b") as grown:
+        grown.truncate(part.stat().st_size - 1)
+    assert bring(memory) == hashlib.sha256(content).hexdigest()
+    assert target.read_bytes() == content
+
+
+def bytes_read() -> int:
+    """By this process, from files: what comes from a socket is not counted."""
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 def test_a_servers_wish_to_wait_is_obeyed(hub: Hub, tmp_path: Path, checkpoint: Files) -> None:

@@ -129,8 +129,12 @@ def test_offline_what_is_cached_is_used_and_the_hub_is_not_asked(
 ) -> None:
     hub.requests.clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert fetched(hub, tmp_path) == cached
-    assert failure(hub, tmp_path, model_revision="other").reason == "OfflineMode"
+    display = Silent()
+    assert fetched(hub, tmp_path, display) == cached
+    assert (display.cached, "not in" in display.messages[0]) == (["OfflineMode"], False)
+    error = failure(hub, tmp_path, model_revision="other")
+    assert (error.reason, "for other of tiny/qwen3" in error.message) == ("OfflineMode", True)
+    assert str(tmp_path) in error.remedy
     assert hub.requests == []
 
 
