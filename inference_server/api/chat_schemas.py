@@ -335,6 +335,10 @@ class ModelDetails(BaseModel):
     predicted_tokens_per_second: float | None = Field(
         description="Of one answer alone, measured by the warm-up.", examples=[7.5]
     )
+    unheeded_advice: list[str] = Field(
+        description="What the model's generation_config.json advises and this server does not do.",
+        examples=[["repetition_penalty=1.05"]],
+    )
 
 
 class ModelCard(BaseModel):

@@ -46,6 +46,8 @@ class EngineInfo:
     thinks: bool = False
     # Of one answer alone on this machine, measured by the warm-up.
     predicted_tokens_per_second: float | None = None
+    # What the model's authors advise and this engine does not do, such as `repetition_penalty=1.05`.
+    unheeded_advice: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

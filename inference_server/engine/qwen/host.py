@@ -125,6 +125,8 @@ class QwenEngine:
             raise
         self._bringing_up = False
         logger.info("engine", extra={"fields": _facts(self._info)})
+        if self._info.unheeded_advice:
+            logger.warning("advice_not_heeded", extra={"fields": {"advice": self._info.unheeded_advice}})
 
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         if not self._open or self._dead:

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from inference_server.engine.advice import unheeded_advice
 from inference_server.engine.protocol import Message
 from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.shape import corrupt, not_supported
@@ -36,6 +37,7 @@ class Text:
         self._tokenizer = _read_tokenizer(folder)
         generation = _read_json(folder / "generation_config.json")
         self.advised = _advised(generation, do_sample)
+        self.unheeded_advice = unheeded_advice(generation)
         self.marks = self._marks(
             _ids(generation.get("eos_token_id")) | _ids(_read_json(folder / "config.json").get("eos_token_id"))
         )

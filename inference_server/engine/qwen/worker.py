@@ -97,6 +97,7 @@ class Worker:
             context_tokens=self._context,
             concurrent_requests=choice.concurrent_requests,
             thinks=self._text.thinks,
+            unheeded_advice=self._text.unheeded_advice,
         )
 
     def warm_up(self) -> EngineInfo:

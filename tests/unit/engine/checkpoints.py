@@ -85,3 +85,12 @@ def a_tokenizer(*, thinks: bool = True) -> PreTrainedTokenizerFast:
         pad_token="<|endoftext|>",
         chat_template=THINKING_TEMPLATE if thinks else PLAIN_TEMPLATE,
     )
+
+
+def with_generation(model: Path, folder: Path, generation: dict[str, Any]) -> Path:
+    """The same model in another folder, with this generation_config.json."""
+    for path in model.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "generation_config.json").unlink()
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    return folder

@@ -1,6 +1,5 @@
 """How a model's authors would draw, by its generation_config.json."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.text import Text
 from inference_server.failure import StartupError
+from tests.unit.engine.checkpoints import with_generation
 
 OWN = {"temperature": 0.5, "top_p": 0.8, "top_k": 7}
 
@@ -40,9 +40,20 @@ def test_a_model_that_says_nonsense_is_corrupt(thinking_model: Path, tmp_path: P
         Text(folder)
 
 
-def with_generation(model: Path, folder: Path, generation: dict[str, Any]) -> Path:
-    for path in model.iterdir():
-        (folder / path.name).symlink_to(path)
-    (folder / "generation_config.json").unlink()
-    (folder / "generation_config.json").write_text(json.dumps(generation))
-    return folder
+@pytest.mark.parametrize(
+    ("generation", "unheeded"),
+    [
+        pytest.param({**OWN, "do_sample": True, "eos_token_id": [1, 2]}, (), id="all of it is done"),
+        pytest.param(
+            {"repetition_penalty": 1.05, "min_p": 0.1}, ("min_p=0.1", "repetition_penalty=1.05"), id="numbers"
+        ),
+        pytest.param(
+            {"presence_penalty": 2, "bad_words_ids": [[7]]}, ("bad_words_ids", "presence_penalty=2"), id="ids"
+        ),
+        pytest.param({"repetition_penalty": 1.0, "min_p": None, "num_beams": 1, "typical_p": 1}, (), id="no wish"),
+    ],
+)
+def test_advice_that_nobody_follows_is_known(
+    thinking_model: Path, tmp_path: Path, generation: dict[str, Any], unheeded: tuple[str, ...]
+) -> None:
+    assert Text(with_generation(thinking_model, tmp_path, generation)).unheeded_advice == unheeded

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from inference_server.api.sse import frame
+from inference_server.engine.advice import UNHEEDED
 from inference_server.engine.mock import MockEngine
 from inference_server.engine.protocol import MAX_TOKENS, EngineInfo, EngineStats
 from inference_server.lifecycle import Lifecycle, Phase
@@ -42,6 +43,12 @@ async def test_what_would_change_the_answer_is_refused_by_name(field: str, value
         answer = await app.client.post(PATH, json={**CHAT, field: value})
     assert answer.status_code == 400
     assert field in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("field", UNHEEDED)
+async def test_what_is_not_done_for_a_model_is_not_done_for_a_client(field: str) -> None:
+    async with an_app() as app:
+        assert (await app.client.post(PATH, json={**CHAT, field: 7})).status_code == 400
 
 
 async def test_a_field_that_nobody_knows_is_refused_without_its_name() -> None:
