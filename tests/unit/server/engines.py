@@ -202,7 +202,9 @@ class StuckEngine(MockEngine):
 
 
 class ThinkingForEver(SlowEngine):
-    """Thinks aloud until its deadline, and never comes to an answer; a model of 40 tokens a second."""
+    """Thinks aloud, in the patient's words, until its deadline, and never comes to an answer; a model of 40 tokens a
+    second.
+    """
 
     def __init__(self) -> None:
         super().__init__(silent=True)
@@ -218,7 +220,8 @@ class ThinkingForEver(SlowEngine):
             async for event in events:
                 if isinstance(event, Accepted):
                     yield event
-                    yield ReasoningDelta("Crushing?")
+                    if request.include_reasoning:
+                        yield ReasoningDelta(request.messages[-1].content)
                 elif isinstance(event, Finished):
                     yield replace(event, usage=Usage(12, 106, 106), timing=Timing(0.0, 0.1))
 
@@ -234,6 +237,30 @@ class WordlessEngine(MockEngine):
         yield Accepted()
         for event in self._events if request.request_id != "warm-up" else (Finished("stop", None),):
             yield event
+
+
+class DyingEngine(MockEngine):
+    """Fails at every answer, says so in the patient's words, and is dead then if `dies`. Says half a sentence first if
+    `late`.
+    """
+
+    def __init__(self, *, dies: bool, late: bool) -> None:
+        super().__init__()
+        self._dies = dies
+        self._late = late
+        self._dead = False
+
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        if request.request_id != "warm-up":
+            if self._late:
+                yield Accepted()
+                yield TextDelta("half an ")
+            self._dead = self._dies
+            raise GenerationFailed(f"while reading {request.messages[-1].content}")
+        yield Finished("stop", None)
+
+    def heartbeat(self) -> float:
+        return math.inf if self._dead else 0.0
 
 
 class MortalEngine(SlowEngine):

@@ -8,8 +8,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.unit.server.running import MORTAL, PATIENCE_SECONDS, QUESTION, ServerProcess, a_server
+from tests.unit.server.engines import DyingEngine
+from tests.unit.server.running import MORTAL, PATIENCE_SECONDS, QUESTION, ServerProcess, a_server, an_app, events_of
 
+BODIES: dict[str, dict[str, object]] = {
+    "/triage": {**QUESTION},
+    "/v1/chat/completions": {"model": "mock", "messages": [{"role": "user", "content": "I feel dizzy."}]},
+}
 BUSY = "llm_server_engine_active_requests"
 
 
@@ -64,6 +69,38 @@ def test_a_healthy_engine_ends_without_a_word(tmp_path: Path) -> None:
         server.signal(signal.SIGTERM)
         assert server.wait_exit() == 0
     assert (tmp_path / "termination-log").read_text() == ""
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "in the middle"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(
+    ("dies", "status", "reason"),
+    [
+        pytest.param(True, 503, "EngineDied", id="the engine is dead"),
+        pytest.param(False, 500, "GenerationFailed", id="the engine goes on"),
+    ],
+)
+async def test_an_answer_that_fails_says_what_of_the_engine_is_left(
+    path: str, stream: bool, late: bool, dies: bool, status: int, reason: str
+) -> None:
+    async with an_app(DyingEngine(dies=dies, late=late)) as app:
+        answer = await app.client.post(path, json={**BODIES[path], "stream": stream})
+    begun = stream and late
+    assert answer.status_code == (200 if begun else status)
+    document = events_of(answer.text)[-1][1] if begun else answer.json()
+    if path == "/triage":
+        assert (document["status"], document["reason"]) == (status, reason)
+        words = document["detail"]
+    else:
+        assert (
+            document["error"]["code"] == {"EngineDied": "engine_died", "GenerationFailed": "generation_failed"}[reason]
+        )
+        words = document["error"]["message"]
+    # Whether others go on is more than one answer can know; that the server is restarted is known of a dead engine.
+    assert "others" not in words
+    assert ("restarted" in words) == dies
+    assert ("retry-after" in answer.headers) == (dies and not begun)
 
 
 def ask_for_ever(server: ServerProcess) -> None:

@@ -7,14 +7,16 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
 
+from inference_server.engine.protocol import Engine, Finished
 from inference_server.keys import Keys
 from inference_server.logs import configure_logging
-from tests.unit.server.engines import CrashingEngine
+from tests.unit.server.engines import CrashingEngine, DyingEngine, SlowEngine, ThinkingForEver, WordlessEngine
 from tests.unit.server.running import PATIENCE_SECONDS, ServerProcess, a_server, an_app
 
 CANARY = "Zyxwv"
@@ -25,6 +27,7 @@ def body(**fields: object) -> bytes:
     return json.dumps(fields).encode()
 
 
+HALF = f"{CANARY}\ud83d"
 FINE = body(patient_mrn=CANARY, query=f"{CANARY} has chest pain")
 
 CHAT = "/v1/chat/completions"
@@ -54,6 +57,24 @@ REQUESTS = [
     pytest.param("POST", CHAT, b'{"model": "' + CANARY.encode(), JSON, id="chat cut JSON"),
     pytest.param("POST", CHAT, chat(), {"content-type": f"text/{CANARY}"}, id="chat content type"),
     pytest.param("POST", CHAT, chat() + CANARY.encode() * 99_999, JSON, id="chat too large"),
+    pytest.param("POST", CHAT, chat(guided_regex=CANARY), JSON, id="chat refused field"),
+    pytest.param("POST", CHAT, chat(**{CANARY: CANARY}), JSON, id="chat unknown field"),
+    pytest.param("POST", CHAT, chat(chat_template_kwargs={CANARY: CANARY}), JSON, id="chat unknown wish"),
+    pytest.param("POST", CHAT, chat(chat_template_kwargs={"enable_thinking": CANARY}), JSON, id="chat wish"),
+    pytest.param("POST", CHAT, chat(reasoning_effort=CANARY), JSON, id="chat effort"),
+    pytest.param("POST", CHAT, chat(stop=CANARY * 99), JSON, id="chat long stop"),
+    pytest.param("POST", CHAT, chat(messages=[{"role": "assistant", "content": None, "tool_calls": [CANARY]}]), JSON,
+                 id="chat tool calls"),
+    pytest.param("POST", CHAT, chat(messages=[{"role": "user", "content": None, CANARY: CANARY}]), JSON, id="null"),
+    pytest.param("POST", CHAT, chat(messages=[{"role": "user", "content": HALF}]), JSON, id="chat half a character"),
+    pytest.param("POST", CHAT, chat(metadata={HALF: HALF}), JSON, id="chat half a character in a name"),
+    pytest.param("POST", CHAT, chat(**{HALF: 1}), JSON, id="chat half a character in a field's name"),
+    pytest.param("POST", "/triage", body(patient_mrn=HALF, query=CANARY), JSON, id="half a character"),
+    pytest.param("POST", "/triage", body(**{"patient_mrn": "1", "query": CANARY, HALF: 1}), JSON, id="half, in a name"),
+    pytest.param("POST", "/triage", FINE, {**JSON, "content-encoding": CANARY}, id="encoding"),
+    pytest.param("POST", CHAT, chat(), {**JSON, "content-encoding": CANARY}, id="chat encoding"),
+    pytest.param("POST", "/triage", FINE, {"content-type": f"application/json; charset={CANARY}"}, id="charset"),
+    pytest.param("POST", "/triage", FINE, {**JSON, "origin": f"https://{CANARY}.example"}, id="origin"),
     pytest.param("GET", f"/v1/models/{CANARY}", b"", {}, id="model in the path"),
     pytest.param("GET", f"/v1/{CANARY}?q={CANARY}", b"", {}, id="path under v1"),
     pytest.param("POST", "/triage", FINE, JSON, id="valid"),
@@ -105,6 +126,11 @@ def test_a_real_server_repeats_nothing(
     assert CANARY.casefold() not in server.output.casefold()
 
 
+UNFINISHED = (
+    "POST /triage HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n" + CANARY
+)
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -112,12 +138,13 @@ def test_a_real_server_repeats_nothing(
         pytest.param(f"{CANARY}\r\n\r\n", id="no request line"),
         pytest.param(f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: {CANARY}\r\nConnection: upgrade\r\n\r\n", id="upgrade"),
         pytest.param(f"POST /triage HTTP/1.1\r\nHost: x\r\nContent-Length: {CANARY}\r\n\r\n", id="broken length"),
-        pytest.param(f"POST /triage HTTP/1.1\r\nHost: x\r\nX: {CANARY * 9999}\r\n\r\n", id="long header"),
         pytest.param(
-            "POST /triage HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n"
-            + CANARY,
-            id="client leaves in the middle of the body",
+            "POST /triage HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5\r\n"
+            f"Transfer-Encoding: chunked\r\nX: {CANARY}\r\n\r\n5\r\n{CANARY}\r\n0\r\n\r\n",
+            id="two lengths",
         ),
+        pytest.param(f"POST /triage HTTP/1.1\r\nHost: x\r\nX: {CANARY * 9999}\r\n\r\n", id="long header"),
+        pytest.param(UNFINISHED, id="client leaves in the middle of the body"),
     ],
 )  # fmt: skip
 def test_broken_http_repeats_nothing(server: ServerProcess, raw: str) -> None:
@@ -136,6 +163,59 @@ def test_broken_http_repeats_nothing(server: ServerProcess, raw: str) -> None:
     after = server.get("/livez").headers["x-request-id"]
     server.wait_event(event="request", request_id=after)
     assert CANARY.casefold() not in server.output.casefold()
+
+
+@pytest.mark.parametrize(
+    "begun", [f"POST /triage HTTP/1.1\r\nHost: x\r\nX: {CANARY}\r\n", UNFINISHED], ids=["head", "body"]
+)
+def test_a_request_that_comes_too_slowly_is_not_repeated(tmp_path: Path, begun: str) -> None:
+    with a_server(tmp_path, LOG_LEVEL="DEBUG", RECEIVE_TIMEOUT_SECONDS="1") as server:
+        with socket.create_connection(server.address, timeout=PATIENCE_SECONDS) as connection:
+            connection.sendall(begun.encode())
+            received = b""
+            while chunk := connection.recv(65536):
+                received += chunk
+        assert received.startswith(b"HTTP/1.1 408 ")
+        assert CANARY.encode() not in received
+        server.wait_metric("llm_server_http_requests_in_flight", 1.0)
+        metrics = server.get("/metrics").text
+        assert CANARY.casefold() not in (server.output + metrics).casefold()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/triage", CHAT])
+@pytest.mark.parametrize(
+    ("engine", "query", "told"),
+    [
+        pytest.param(lambda: ThinkingForEver(), CANARY, "DeadlineExceeded", id="no answer in time"),
+        pytest.param(lambda: ThinkingForEver(), CANARY * 7000, "PromptTooLong", id="more than the context holds"),
+        pytest.param(lambda: SlowEngine(), CANARY, "", id="a cut answer"),
+        pytest.param(lambda: WordlessEngine(Finished("stop", None)), CANARY, "EmptyAnswer", id="no word"),
+        pytest.param(lambda: DyingEngine(dies=True, late=False), CANARY, "EngineDied", id="a dying engine"),
+        pytest.param(lambda: DyingEngine(dies=True, late=True), CANARY, "EngineDied", id="a dying engine, too late"),
+    ],
+)  # fmt: skip
+async def test_an_answer_that_does_not_come_repeats_nothing(
+    capfd: pytest.CaptureFixture[str],
+    restored_logging: None,
+    engine: Callable[[], Engine],
+    query: str,
+    told: str,
+    path: str,
+    stream: bool,
+) -> None:
+    configure_logging("DEBUG")
+    talk = [{"role": "user", "content": query}]
+    asked = chat(messages=talk, stream=stream, timeout_seconds=0.2)
+    if path == "/triage":
+        asked = body(patient_mrn=CANARY, query=query, stream=stream, timeout_seconds=0.2)
+    async with an_app(engine(), max_body_bytes=2**20) as app:
+        answer = await app.client.post(path, content=asked, headers=JSON)
+        metrics = await app.client.get("/metrics")
+    reason = "InvalidRequest" if path == "/triage" and len(query) > 8000 else told
+    assert reason.lower() in answer.text.replace("_", "").lower().replace("contextlengthexceeded", "prompttoolong")
+    for text in ("".join(capfd.readouterr()), everything_in(answer), metrics.text):
+        assert CANARY.casefold() not in text.casefold()
 
 
 @pytest.mark.parametrize("stream", [False, True])
