@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from inference_server.api.safe_text import CUT_TEXT
 from inference_server.engine.qwen.hardware import choose, read_machine
 from inference_server.fetch.ready import Ready, ReadyFile, dump_ready
-from tests.unit.server.running import PATIENCE_SECONDS, QUESTION, a_server
+from tests.unit.engine.checkpoints import with_generation
+from tests.unit.server.running import PATIENCE_SECONDS, QUESTION, ServerProcess, a_server
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -71,12 +73,38 @@ def test_a_fetched_model_answers_triage_questions(
     assert (facts["dtype"], facts["quantization"], facts["threads"]) == (dtype, quantization, 1)
 
 
+def test_advice_of_the_model_that_is_not_followed_is_told(thinking_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "advised").mkdir()
+    model = with_generation(thinking_model, tmp_path / "advised", {"top_k": 20, "repetition_penalty": 1.05})
+    with a_server(tmp_path, **a_fetched_model(model, tmp_path)) as server:
+        (card,) = server.get("/v1/models").json()["data"]
+        told = [event for event in server.events if event["event"] == "advice_not_heeded"]
+    assert card["llm_server"]["unheeded_advice"] == ["repetition_penalty=1.05"]
+    assert [(event["level"], event["advice"]) for event in told] == [("WARNING", ["repetition_penalty=1.05"])]
+
+
+def test_who_waits_for_an_engine_that_is_killed_is_told(thinking_model: Path, tmp_path: Path) -> None:
+    with a_server(tmp_path, **a_fetched_model(thinking_model, tmp_path)) as server, ThreadPoolExecutor(1) as clients:
+        worker = the_worker_of(server)
+        os.kill(worker, signal.SIGSTOP)
+        waiting = clients.submit(httpx2.post, f"{server.url}/triage", json=QUESTION, timeout=PATIENCE_SECONDS)
+        # The other one is the scrape that asks.
+        server.wait_metric("llm_server_http_requests_in_flight", 2.0)
+        os.kill(worker, signal.SIGKILL)
+        answer = waiting.result()
+    assert (answer.status_code, answer.json()["reason"]) == (503, "EngineDied")
+
+
+def the_worker_of(server: ServerProcess) -> int:
+    (worker,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    return int(worker)
+
+
 def test_a_server_whose_engine_is_killed_says_so_at_its_end(thinking_model: Path, tmp_path: Path) -> None:
     log = tmp_path / "termination-log"
     log.touch()
     with a_server(tmp_path, **a_fetched_model(thinking_model, tmp_path), TERMINATION_LOG_PATH=str(log)) as server:
-        (worker,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-        os.kill(int(worker), signal.SIGKILL)
+        os.kill(the_worker_of(server), signal.SIGKILL)
         server.signal(signal.SIGTERM)
         assert server.wait_exit() == 70
     assert json.loads(log.read_text())["reason"] == "EngineDied"
