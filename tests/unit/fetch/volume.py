@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -56,7 +57,8 @@ def mounted(backing: Path, place: Path, manners: Manners) -> Iterator[Path]:
     backing.mkdir(exist_ok=True)
     place.mkdir()
     command = [sys.executable, "-m", __name__, str(backing), str(place), json.dumps(asdict(manners))]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[3], stderr=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[3], text=True, **pipes) as process:
         try:
             end = time.monotonic() + PATIENCE_SECONDS
             while not place.is_mount():
@@ -69,13 +71,27 @@ def mounted(backing: Path, place: Path, manners: Manners) -> Iterator[Path]:
                 time.sleep(0.02)
             yield place
         finally:
-            subprocess.run(["umount", "--lazy", str(place)], check=False, capture_output=True)
             process.terminate()
+            process.wait()
+            _unmount(place)
+
+
+def _unmount(place: Path | str) -> None:
+    subprocess.run(["umount", "--lazy", str(place)], check=False, capture_output=True)
+
+
+def _end_with_parent(place: str) -> None:
+    """A test that is killed leaves no volume behind."""
+    sys.stdin.read()
+    _unmount(place)
+    os._exit(0)
 
 
 def _serve(backing: str, place: str, manners: dict[str, Any]) -> None:
     # Not above: it wants libfuse when it is imported.
     import mfusepy
+
+    threading.Thread(target=_end_with_parent, args=(place,), daemon=True).start()
 
     faults = [Fault(**fault) for fault in manners["faults"]]
     left = [fault.times for fault in faults]
