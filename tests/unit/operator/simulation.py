@@ -7,6 +7,7 @@ Time jumps from one moment at which something changes to the next.
 import copy
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from llm_operator.core.cache_job import KEPT_SECONDS
 from llm_operator.core.fetch import fetch_name
 from llm_operator.core.gate import refilled
 from llm_operator.core.history import read_history
-from llm_operator.core.model import Neighbourhood, Observation, Parent
+from llm_operator.core.model import Neighbourhood, Observation, Parent, Progress
 from llm_operator.core.names import Manifest
 from llm_operator.core.prune import GRACE_SECONDS, may_be_pruned
 from llm_operator.observe import parse_parent
@@ -40,7 +41,7 @@ FETCHES: dict[str, list[tuple[float, int, str]] | None] = {
     "flaky": [(2, 40, "RateLimited"), (2, 0, "")],
     "down": [(2, 43, "EndpointUnavailable")] * 30,
     "crash": [(1, 1, "")] * 30,
-    "hangs": None,
+    "stalls": [(90, 44, "DownloadStalled")] * 30,
     "no Secret": None,
 }
 
@@ -106,6 +107,43 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a Job does, and since when. Beside a sidecar that lives on, its first pod never ends."""
+
+    behaviour: str
+    begins: float
+    beside_a_sidecar: bool
+    earlier_tries: int
+
+    def lives(self) -> Iterator[tuple[float, float, int, str]]:
+        """When the fetch of each pod begins and ends, and how."""
+        at, pause = self.begins, 10.0
+        lives = ([(PRUNE_SECONDS, 0, "")] if self.behaviour == "prune" else FETCHES[self.behaviour]) or []
+        if self.beside_a_sidecar:
+            number = min(self.earlier_tries, len(lives) - 1)
+            lives = lives[number : number + 1]
+        for lasts, code, words in lives or [(FOR_EVER, 0, "")]:
+            yield at, at + lasts, code, words
+            at, pause = at + lasts + pause, min(360.0, pause * 2)
+
+    @property
+    def is_done(self) -> float:
+        """When the work itself is done, for good or bad."""
+        _, end, code, _ = list(self.lives())[-1]
+        return end if code in (0, 22) or self.behaviour in ("down", "stalls") else FOR_EVER
+
+    @property
+    def ends(self) -> float:
+        """When the Job has ended."""
+        return FOR_EVER if self.beside_a_sidecar else self.is_done
+
+    @property
+    def brings(self) -> bool:
+        """Whether it ends well."""
+        return self.behaviour not in ("gated", "down", "stalls")
+
+
+@dataclass(frozen=True)
 class Backup:
     """What etcd held at some time."""
 
@@ -125,7 +163,9 @@ class Cluster:
     now: float = 0.0
     contact_since: float = -1e6
     workloads: dict[str, Workload] = field(default_factory=dict)
-    jobs: dict[str, tuple[str, float]] = field(default_factory=dict)  # uid: behaviour, begin
+    jobs: dict[str, "Work"] = field(default_factory=dict)  # by uid
+    # How often a Job of a name was made.
+    tries: Counter[str] = field(default_factory=Counter)
     # The folders of models on the claim's volume, and when each was published.
     volume: dict[str, float] = field(default_factory=dict)
     # How many server pods find a node, and how many the quota lets be made.
@@ -258,6 +298,7 @@ class Cluster:
             fetch=None if job is None else self._job_now(job),
             fetch_pods=() if job is None else tuple(self._fetch_pods(job)),
             fetch_is_heard=True,
+            fetch_progress=None if job is None else self._progress(job),
             other_fetches=tuple(self._job_now(one) for one in owned if one is not job),
             neighbourhood=self._neighbourhood(name) if cache and claim and may_be_pruned(cache, claim) else None,
         )
@@ -318,7 +359,9 @@ class Cluster:
     def _begin(self, job: Manifest) -> None:
         env = {one["name"]: one.get("value") for one in job["spec"]["template"]["spec"]["containers"][0]["env"]}
         behaviour = "prune" if "KEEP_MODELS" in env else self.fetches.get(str(env.get("MODEL_REVISION")), "brings")
-        self.jobs[job["metadata"]["uid"]] = (behaviour, self.now)
+        name = job["metadata"]["name"]
+        self.jobs[job["metadata"]["uid"]] = Work(behaviour, self.now, self.injects, self.tries[name])
+        self.tries[name] += 1
 
     def _wanted_job(self, name: str) -> Manifest | None:
         spec, claim = self.spec_of(name), self.api.get("persistentvolumeclaims", CLAIM)
@@ -331,28 +374,24 @@ class Cluster:
             known = self.fetched_by[name] = (self.api.version, fetch)
         return self.api.get("jobs", known[1])
 
-    def _lives(self, job: Manifest) -> Iterator[tuple[float, float, int, str]]:
-        """When each pod begins and ends, and how."""
-        behaviour, at = self.jobs[job["metadata"]["uid"]]
-        pause = 10.0
-        lives = [(PRUNE_SECONDS, 0, "")] if behaviour == "prune" else FETCHES[behaviour]
-        for lasts, code, words in lives or [(FOR_EVER, 0, "")]:
-            yield at, at + lasts, code, words
-            at, pause = at + lasts + pause, min(360.0, pause * 2)
-
-    def _end_of(self, job: Manifest) -> float:
-        _, end, code, _ = list(self._lives(job))[-1]
-        return end if code in (0, 22) or self.jobs[job["metadata"]["uid"]][0] == "down" else FOR_EVER
+    def _work(self, job: Manifest) -> Work:
+        return self.jobs[job["metadata"]["uid"]]
 
     def _job_now(self, job: Manifest) -> Manifest:
-        failed = self.jobs[job["metadata"]["uid"]][0] in ("gated", "down")
-        ended = self._end_of(job) <= self.now
-        done = [{"type": "Failed" if failed else "Complete", "status": "True"}] if ended else []
+        work = self._work(job)
+        done = [{"type": "Complete" if work.brings else "Failed", "status": "True"}] if work.ends <= self.now else []
         return {**job, "status": {"conditions": done}}
 
+    def _progress(self, job: Manifest) -> Progress | None:
+        """What the log of the pod that runs says: bytes come as time goes by, but where they stall."""
+        for begin, end, code, _ in self._work(job).lives():
+            if begin <= self.now < end < FOR_EVER:
+                return Progress(0 if code else int(self.now - begin), 1 + int(end - begin))
+        return None
+
     def _fetch_pods(self, job: Manifest) -> Iterator[Manifest]:
-        behaviour, _ = self.jobs[job["metadata"]["uid"]]
-        for number, (begin, end, code, words) in enumerate(self._lives(job)):
+        work = self._work(job)
+        for number, (begin, end, code, words) in enumerate(work.lives()):
             if begin > self.now:
                 return
             state: Manifest = {"running": {}}
@@ -360,14 +399,18 @@ class Cluster:
             if end <= self.now:
                 message = last_words_of(code, words, **({} if code else _brought(job)))
                 state = {"terminated": {"exitCode": code, "message": message, "finishedAt": moment(end)}}
-                phase = "Failed" if code else "Succeeded"
-            elif behaviour == "no Secret":
+                phase = "Running" if work.beside_a_sidecar else "Failed" if code else "Succeeded"
+            elif work.behaviour == "no Secret":
                 message = 'secret "x" not found'
                 state, phase = {"waiting": {"reason": "CreateContainerConfigError", "message": message}}, "Pending"
             yield {
                 "metadata": {"name": f"{job['metadata']['name']}-{number}", "namespace": "clinic", "labels": {}},
                 "spec": {"containers": []},
-                "status": {"phase": phase, "containerStatuses": [{"name": names.FETCH_CONTAINER, "state": state}]},
+                "status": {
+                    "phase": phase,
+                    "conditions": [{"type": "Ready", "status": str("running" in state)}],
+                    "containerStatuses": [{"name": names.FETCH_CONTAINER, "state": state}],
+                },
             }
 
     def _work_on_the_volume(self) -> None:
@@ -375,15 +418,14 @@ class Cluster:
         if self.api.get("persistentvolumeclaims", CLAIM) is None:
             self.volume = {}
         for job in self.api.every("jobs"):
-            behaviour, _ = self.jobs[job["metadata"]["uid"]]
-            end = self._end_of(job)
-            if end > self.now:
+            work = self._work(job)
+            if work.is_done > self.now:
                 continue
-            if behaviour == "prune":
-                self._prune(job, end)
-            elif behaviour not in ("gated", "down"):
-                self.volume.setdefault(_folder(_brought(job)["path"]), end)
-            if end + KEPT_SECONDS <= self.now:
+            if work.behaviour == "prune":
+                self._prune(job, work.is_done)
+            elif work.brings:
+                self.volume.setdefault(_folder(_brought(job)["path"]), work.is_done)
+            if work.ends + KEPT_SECONDS <= self.now:
                 self.api.remove("jobs", job["metadata"]["name"])
 
     def _prune(self, job: Manifest, end: float) -> None:
@@ -557,7 +599,7 @@ class Cluster:
                 due = [since + soak for since in ready if since is not None]
                 moments += [one for one in (*due, workload.times_out) if one > self.now]
         for job in self.api.every("jobs"):
-            moments += [one for begin, end, _, _ in self._lives(job) for one in (begin, end) if one > self.now]
+            moments += [one for begin, end, _, _ in self._work(job).lives() for one in (begin, end) if one > self.now]
         return min(moments, default=FOR_EVER)
 
 

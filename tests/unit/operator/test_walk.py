@@ -32,7 +32,7 @@ def take(walker: Walker, name: str, what: str, value: Any) -> None:
         walker.known[name].older = walker.observe(name)
         walker.cluster.settle()
         return
-    if what == "time":
+    if what in ("time", "a day"):
         walker.pass_time(value)
         return
     if what in SPEC_EVENTS:
@@ -136,7 +136,7 @@ def _delete(walker: Walker, name: str, what: str) -> None:
         api.remove(what, name)
 
 
-TIMES = {"time": st.sampled_from([1.0, 5.0, 15.0, 40.0, 100.0, 500.0, 4000.0, 90_000.0])}
+TIMES = {"time": st.sampled_from([1.0, 5.0, 15.0, 40.0, 100.0, 500.0, 4000.0])}
 USERS = {
     "image": st.sampled_from(IMAGES),
     "model": st.sampled_from(sorted(MODELS)),
@@ -164,7 +164,8 @@ PLACES = st.sampled_from([None, 1, 2, 3, 5])
 HOWS, WHILES = st.sampled_from(sorted(REFUSALS)), st.sampled_from([5.0, 100.0, 1e9])
 # What real clusters do besides, by the kind of it.
 TROUBLES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "none": {},
+    # Only after a day models are deleted.
+    "none": {"a day": st.just(90_000.0)},
     "writes are refused": {
         "refuse": st.tuples(st.sampled_from(WRITES), HOWS, WHILES),
         "policy": st.sampled_from([(), ("b:1",), ("a:1",)]),
@@ -172,7 +173,6 @@ TROUBLES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "pods are refused": {"refuse pods": st.tuples(st.just("pods"), HOWS, WHILES)},
     "there is little room": {"capacity": PLACES, "quota": PLACES},
     "others scale": {"scale": st.integers(0, 3)},
-    "others restart": {"restart": st.none()},
     "etcd is restored": {"backup": st.none(), "restore": st.none()},
     "a sidecar is injected": {"inject": st.booleans(), "sidecar away": st.sampled_from([15.0, 45.0, 500.0])},
 }
@@ -209,9 +209,9 @@ def walk(hands: Hands, world: dict[str, str], first: float, events: list[tuple[s
 
 
 # A machine that only runs tests has the time for more.
-EXAMPLES = 60 if "CI" in os.environ else 12
+EXAMPLES = 40 if "CI" in os.environ else 8
 # To explain a failure takes minutes, and the story is told by notes.
-PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
 @pytest.mark.parametrize("trouble", sorted(TROUBLES))
@@ -221,7 +221,7 @@ def test_whatever_happens_the_promises_hold_and_it_comes_to_rest(
     hands: Hands, trouble: str, data: st.DataObject
 ) -> None:
     kinds = TROUBLES[trouble]
-    events = ALL | happening(kinds) | happening(kinds) if kinds else ALL
+    events = ALL | happening(kinds) | happening(kinds)
     walker = walk(hands, data.draw(WORLDS), data.draw(st.sampled_from([0.0, 20.0])), data.draw(walks(events)))
     come_to_rest(walker)
     for name in walker.known:

@@ -31,8 +31,8 @@ DEADLINE, SOAK = 60, 10
 MODELS = {name.replace(" ", "-"): name for name in FETCHES}
 # After this long everything is looked at, whatever was missed.
 RESYNC = 300.0
-# Refused, or not answered: the next try.
-RETRY = 5.0
+# Refused, or not answered: the next try, once a few have failed.
+RETRY = 20.0
 FUTILE = (Reason.APPLY_REFUSED, Reason.DRIFT_NOT_REPAIRED)
 FIRST = "triage"
 # What keeps pods of such an image from being ready may pass.
@@ -212,9 +212,8 @@ class Walker:
             assert observation.now >= observation.contact_since + CONTACT_GRACE, "nothing is judged after an outage"
             self._check_deadline(name, old, new)
         if old is not None and old.state is State.REJECTED and new.state is State.CANDIDATE:
-            token = spec.rollback.retry_token
-            assert token is not None
-            assert token != old.verdict.retry_token, "a rejected revision is tried again only for a new token"
+            asked, before = ((one.retry_token, one.terms, one.rollout) for one in (new.verdict, old.verdict))
+            assert asked != before, "a rejected revision is tried again only for a new token, or on other terms"
         begins = old is None or old.verdict.started_at is None or old.state is not State.CANDIDATE
         if new.state is State.CANDIDATE and begins:
             pods = self.cluster.workloads[name].pods
