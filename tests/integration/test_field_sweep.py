@@ -69,6 +69,7 @@ SEED: Manifest = {
         "tokenSecretRef": {"name": "token", "key": "value"},
         "endpoint": "https://hub.example.com",
         "memoryCheck": "Enforce",
+        "fetchResources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}},
     },
     "generation": {
         "maxNewTokens": 512,
