@@ -120,10 +120,15 @@ def _judge_unready(
         if now >= proved:
             return rejected(observation, spec, revision, last_good, fault.finding, look=fault.look)
         waits.append((proved - now).total_seconds())
+    if fault is not None and fault.is_capacity and serves_enough(observation, revision):
+        noted = None if verdict.lacks_room else replace(verdict, lacks_room=True)
+        return Judgement(noted, suspicion=suspicion, look_again_after=allowed_seconds(spec))
+    if verdict.lacks_room:
+        # There is room now, and the pods that got it have all the time that others had.
+        begun = replace(verdict, lacks_room=False, extended=False, progress_at=now)
+        return Judgement(begun, suspicion=suspicion, look_again_after=allowed_seconds(spec))
     if now >= due and infrastructure and not verdict.extended:
         return Judgement(replace(verdict, extended=True), suspicion=suspicion, look_again_after=allowed_seconds(spec))
-    if now >= due and fault is not None and fault.is_capacity and serves_enough(observation, revision):
-        return Judgement(suspicion=suspicion, look_again_after=allowed_seconds(spec))
     if now >= due:
         return _too_late(observation, spec, revision, last_good, fault)
     proven = of_the_newest("availableReplicas", observation.deployment)

@@ -72,7 +72,8 @@ class Verdict:
     bytes that were ever fetched, since `progress_at`. `extended` says that its time was doubled, because good pods
     failed too when it was over. `rollbacks` are the times at which it was rejected in favour of a good one.
     `retry_token` and `terms` are those that the attempt knows of. `suffices` is how many available replicas are no
-    fewer than served, or were asked for, when it began; `rollout` is what it was rejected on.
+    fewer than served, or were asked for, when it began; `rollout` is what it was rejected on. `lacks_room` says that so
+    many serve, and that nothing but room keeps the others from doing so.
     """
 
     state: State
@@ -89,6 +90,7 @@ class Verdict:
     terms: str | None = None
     suffices: int | None = None
     rollout: RolloutTerms | None = None
+    lacks_room: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +265,7 @@ def encode(verdict: Verdict) -> str:
         "terms": verdict.terms,
         "suffices": verdict.suffices,
         "rollout": None if verdict.rollout is None else asdict(verdict.rollout),
+        "lacksRoom": verdict.lacks_room,
     }
     return json.dumps({key: value for key, value in fields.items() if value})
 
@@ -293,6 +296,7 @@ def decode(annotation: str | None) -> Verdict | None:
             terms=_word(fields.get("terms")),
             suffices=_count(fields.get("suffices", 0)) or None,
             rollout=None if fields.get("rollout") is None else _rollout(fields["rollout"]),
+            lacks_room=fields.get("lacksRoom") is True,
         )
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
         return None

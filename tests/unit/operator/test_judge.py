@@ -486,7 +486,24 @@ def test_of_an_attempt_that_an_earlier_operator_began_it_is_not_known_how_many_a
 
 def test_while_old_pods_are_left_it_is_neither_good_nor_condemned_for_missing_room() -> None:
     observation = scaled(8, serve=2, made=3, old=1, waiting_pods=(a_pod("no", of=candidate(), conditions=[NO_NODE]),))
-    assert judged_after(observation, DEADLINE, suffices=1) == Judgement(look_again_after=DEADLINE)
+    found = judged_after(observation, DEADLINE, suffices=1)
+    noted = begun(DEADLINE, suffices=1, lacks_room=True).verdict
+    assert found == Judgement(noted, look_again_after=DEADLINE)
+    spec = observation.parent.spec
+    assert isinstance(spec, LLMDeploymentSpec)
+    again = judged(observation, begun(DEADLINE, suffices=1, lacks_room=True), spec=spec)
+    assert again == Judgement(look_again_after=DEADLINE), "it is written once"
+
+
+def test_pods_that_got_room_after_the_deadline_have_all_their_time() -> None:
+    observation = scaled(8, serve=2, made=3, old=1, waiting_pods=(a_pod("starts", of=candidate()),))
+    spec = observation.parent.spec
+    assert isinstance(spec, LLMDeploymentSpec)
+    found = judged(observation, begun(9 * DEADLINE, suffices=1, lacks_room=True, extended=True), spec=spec)
+    assert found.verdict is not None
+    assert (found.verdict.state, found.verdict.progress_at) == (State.CANDIDATE, NOW)
+    assert (found.verdict.lacks_room, found.verdict.extended) == (False, False)
+    assert judged(observation, begun(9 * DEADLINE, suffices=1), spec=spec).verdict != found.verdict
 
 
 def test_a_deployment_that_was_scaled_during_a_rollout_has_made_more_old_pods_too() -> None:
