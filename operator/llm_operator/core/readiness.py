@@ -28,7 +28,11 @@ def readiness(view: View) -> Finding:
 
 
 def _obstacle(view: View) -> Finding | None:
-    return view.obstacle
+    if view.obstacle is None or view.obstacle.reason is not Reason.DRIFT_NOT_REPAIRED:
+        return view.obstacle
+    # A fight over a field keeps nobody from being judged, and hides no fault of the pods.
+    fault = _faulty(view)
+    return view.obstacle if fault is None else Finding(fault.reason, with_note(fault.message, view.obstacle.message))
 
 
 def _fetching(view: View) -> Finding | None:

@@ -563,6 +563,19 @@ def test_while_it_lasts_a_long_message_stands_in_ready_alone() -> None:
     assert found["Ready"] == found["Stalled"] == refused.message
 
 
+def test_a_fight_over_a_field_hides_no_fault_of_the_pods() -> None:
+    fight = Finding(Reason.DRIFT_NOT_REPAIRED, "Something keeps changing spec.x of Deployment triage.")
+    pod = a_pod(of=candidate(), containerStatuses=waiting("ErrImagePull", "hm"))
+    fails = running(BAD_SPEC, candidate(), GOOD, counts=SURGED, pods=(*serving(GOOD), pod))
+    assert conditions(fails, fight) == {
+        "Ready": ("False", "ImagePullFailed"),
+        **AVAILABLE,
+        "Reconciling": ("True", "ImagePullFailed"),
+    }
+    assert fight.message in messages(fails, fight)["Ready"]
+    assert conditions(running(SPEC, GOOD), fight)["Ready"] == ("False", "DriftNotRepaired")
+
+
 def answers_of(observation: Observation) -> tuple[str | None, str | None]:
     status = status_of(observation)
     return status.get("mode"), status.get("servingRevision")
