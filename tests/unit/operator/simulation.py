@@ -354,6 +354,14 @@ class Cluster:
             NORMALISE[self.normalises](deployment)
         return deployment
 
+    @staticmethod
+    def changed_by_admission(template: Manifest, how: str) -> Manifest:
+        """What a webhook makes of a template."""
+        deployment: Manifest = {"metadata": {}, "spec": {"template": copy.deepcopy(template)}}
+        NORMALISE[how](deployment)
+        changed: Manifest = deployment["spec"]["template"]
+        return changed
+
     # The Job controller, and what the pods of fetches and prunes do.
 
     def _begin(self, job: Manifest) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.unit.operator.operator_at_work import Hands
 from tests.unit.operator.simulated_pods import BEHAVIOURS, GOOD
+from tests.unit.operator.simulation import NORMALISE
 from tests.unit.operator.walker import DEADLINE, FIRST, MODELS, Walker
 
 
@@ -141,3 +142,25 @@ def test_the_clock_stands_still_for_what_was_left_aside(hands: Hands) -> None:
     walker.cluster.edit(FIRST, image="b:1")
     walker.pass_time(50)
     assert walker.conditions()["Ready"]["status"] == "True"
+
+
+@pytest.mark.parametrize("admission", sorted(NORMALISE))
+@settings(max_examples=5, deadline=None)
+@given(behaviour=st.sampled_from(sorted(set(BEHAVIOURS) - {"flap", "late"})), early=st.booleans())
+def test_a_change_is_judged_whatever_admission_makes_of_it(
+    hands: Hands, admission: str, behaviour: str, early: bool
+) -> None:
+    walker = Walker(hands, {"a:1": "good", "b:1": behaviour})
+    walker.cluster.normalises = admission if early else None
+    walker.pass_time(200)
+    walker.cluster.normalises = admission
+    pods = walker.pods()
+    walker.cluster.edit(FIRST, image="b:1")
+    walker.pass_time(DEADLINE * 4.0)
+    assert sum(walker.look(name) for name in walker.known) == 0, "nobody fights"
+    if behaviour in GOOD:
+        assert walker.conditions()["Ready"]["status"] == "True"
+        return
+    assert walker.conditions()["Ready"]["reason"] == "RolledBack"
+    if early:
+        assert walker.pods() == pods, "the good pods are the very same"

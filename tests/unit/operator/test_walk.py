@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llm_operator.core.revision import State
 from tests.unit.operator.operator_at_work import Hands
 from tests.unit.operator.simulated_pods import BEHAVIOURS, GOOD
-from tests.unit.operator.simulation import REFUSALS
+from tests.unit.operator.simulation import NORMALISE, REFUSALS
 from tests.unit.operator.walker import FIRST, MODELS, Walker, note
 
 IMAGES = ("a:1", "b:1", "c:1", "d:1")
@@ -170,6 +170,7 @@ TROUBLES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "refuse": st.tuples(st.sampled_from(WRITES), HOWS, WHILES),
         "policy": st.sampled_from([(), ("b:1",), ("a:1",)]),
     },
+    "writes are changed": {"normalise": st.sampled_from([None, *sorted(NORMALISE)])},
     "pods are refused": {"refuse pods": st.tuples(st.just("pods"), HOWS, WHILES)},
     "there is little room": {"capacity": PLACES, "quota": PLACES},
     "others scale": {"scale": st.integers(0, 3)},

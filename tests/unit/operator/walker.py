@@ -3,7 +3,8 @@
 Plan, status and Actor are the real ones, and so is the client, which talks to the simulated API server over a socket.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from hypothesis import currently_in_test_context
@@ -12,6 +13,7 @@ from hypothesis import note as hypothesis_note
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import LLMDeploymentSpec, LLMDeploymentStatus
 from llm_operator.core import names
+from llm_operator.core.admission import Admitted
 from llm_operator.core.course import Course, course
 from llm_operator.core.judge import CONTACT_GRACE, is_rolled_out
 from llm_operator.core.model import Observation, Suspicion
@@ -24,7 +26,7 @@ from tests.unit.operator.builders import SETTINGS
 from tests.unit.operator.operator_at_work import Hands
 from tests.unit.operator.simulated_api import Write
 from tests.unit.operator.simulated_pods import FOR_EVER, GOOD, Pod
-from tests.unit.operator.simulation import FETCHES, RESTARTED_AT, Backup, Cluster
+from tests.unit.operator.simulation import FETCHES, NORMALISE, RESTARTED_AT, Backup, Cluster
 
 DEADLINE, SOAK = 60, 10
 # Model revisions are called after how their fetch ends.
@@ -52,6 +54,8 @@ class Memory:
     """What the loop knows of one LLMDeployment."""
 
     suspicion: Suspicion | None = None
+    # What admission made of the last writes.
+    admitted: Mapping[str, Admitted] = field(default_factory=dict)
     due: float = 0.0
     older: Observation | None = None
     # Until then no event of it is heard.
@@ -116,13 +120,14 @@ class Walker:
         observation = self.observe(name)
         stale, memory.older = memory.older, None
         if stale is not None and not plan(stale, SETTINGS).is_delicate(stale.parent):
-            observation = replace(stale, suspicion=memory.suspicion)
+            observation = replace(stale, suspicion=memory.suspicion, admitted=memory.admitted)
         decided = plan(observation, SETTINGS)
         memory.suspicion = decided.suspicion
         memory.due = self.cluster.now + (decided.look_again_after or FOR_EVER)
         before = self.cluster.api.writes
         try:
             outcome = self.hands.carry_out(self.cluster.api, observation, decided)
+            memory.admitted = outcome.observation.admitted
             if outcome.obstacle is not None and outcome.obstacle.reason in FUTILE:
                 memory.due = min(memory.due, self.cluster.now + RETRY)
             self._tell(name, outcome.observation, outcome.obstacle)
@@ -136,7 +141,8 @@ class Walker:
         return self.cluster.api.writes - before
 
     def observe(self, name: str) -> Observation:
-        return replace(self.cluster.observation(name), suspicion=self.known[name].suspicion)
+        memory = self.known[name]
+        return replace(self.cluster.observation(name), suspicion=memory.suspicion, admitted=memory.admitted)
 
     def _tell(self, name: str, observation: Observation, obstacle: Finding | None) -> None:
         status = build_status(observation, obstacle)
@@ -160,6 +166,7 @@ class Walker:
         self.applied.clear()
         for memory in self.known.values():
             memory.suspicion, memory.older, memory.due, memory.deaf_until = None, None, self.cluster.now, 0.0
+            memory.admitted = {}
 
     def restore(self, backup: Backup) -> None:
         """etcd is restored from a backup, and everything is listed anew."""
@@ -275,7 +282,9 @@ class Walker:
         """Whether a template is that of a revision, but for what admission makes of it."""
         annotations = {key: one for key, one in template["metadata"]["annotations"].items() if key != RESTARTED_AT}
         template = {**template, "metadata": {**template["metadata"], "annotations": annotations}}
-        return bool(template == applied.template)
+        return template == applied.template or any(
+            template == self.cluster.changed_by_admission(applied.template, how) for how in NORMALISE
+        )
 
     def _check_told(self, observation: Observation, status: Manifest) -> None:
         conditions = {one["type"]: one for one in status["conditions"]}
