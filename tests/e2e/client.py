@@ -19,7 +19,7 @@ host, canary, connections = sys.argv[1], sys.argv[2], int(sys.argv[3])
 body = json.dumps({"patient_mrn": canary, "query": f"I have a headache {canary}"}).encode()
 headers = {"Content-Type": "application/json"}
 end = time.monotonic() + 1800
-found = {"kept": 0, "new": 0, "failures": [], "slowest": 0.0, "answer": None}
+found = {"kept": 0, "new": 0, "wordless": 0, "failures": [], "slowest": 0.0, "answer": None}
 
 def ask(kind):
     connection = None
@@ -31,6 +31,10 @@ def ask(kind):
             connection.request("POST", "/triage", body, headers)
             response = connection.getresponse()
             text = response.read()
+            if response.status == 500 and b'"EmptyAnswer"' in text:
+                # Random weights may end without a word: that is told, and nothing is lost.
+                found["wordless"] += 1
+                continue
             if response.status != 200:
                 raise Exception(f"{response.status}: {text!r}")
             found["answer"] = json.loads(text)
