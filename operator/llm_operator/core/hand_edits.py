@@ -12,6 +12,7 @@ from typing import Any
 
 from llm_operator.core import names
 from llm_operator.core.names import Manifest
+from llm_operator.core.remedies import FIELD_OF_SETTING
 
 TEMPLATE = ("spec", "template")
 POD = (*TEMPLATE, "spec")
@@ -59,19 +60,7 @@ FIELDS: tuple[tuple[Path, str | None], ...] = (
     ((*POD, "priorityClassName"), "spec.priorityClassName"),
 )
 # Variables of the server that follow from the LLMDeployment, and the field there.
-VARIABLES = {
-    "LLM_MODE": "spec.mode",
-    "MODEL_REPOSITORY": "spec.model.repository",
-    "MODEL_REVISION": "spec.model.revision",
-    "MODEL_PATH": "spec.model",
-    "MODEL_CACHE_DIR": "spec.cache",
-    "MAX_NEW_TOKENS": "spec.generation.maxNewTokens",
-    "THINKING_BUDGET": "spec.generation.thinkingBudget",
-    "TEMPERATURE": "spec.generation.temperature",
-    "TOP_P": "spec.generation.topP",
-    "TOP_K": "spec.generation.topK",
-    "DO_SAMPLE": "spec.generation.doSample",
-}
+VARIABLES = {**FIELD_OF_SETTING, "MODEL_PATH": "spec.model", "MODEL_CACHE_DIR": "spec.cache"}
 UNDO = (*TEMPLATE, "metadata", "annotations", names.REVISION)
 
 

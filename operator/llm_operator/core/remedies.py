@@ -57,10 +57,20 @@ REMEDIES: dict[str, str] = {
     "AddressUnavailable": ANOTHER_IMAGE,
 }
 A_SETTING = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
-FIELDS: dict[str, str] = {
+# Settings of the server that are given as a field of the LLMDeployment, and the field.
+FIELD_OF_SETTING: dict[str, str] = {
     "LLM_MODE": "spec.mode",
     "MODEL_REPOSITORY": "spec.model.repository",
     "MODEL_REVISION": "spec.model.revision",
+    "MAX_NEW_TOKENS": "spec.generation.maxNewTokens",
+    "THINKING_BUDGET": "spec.generation.thinkingBudget",
+    "TEMPERATURE": "spec.generation.temperature",
+    "TOP_P": "spec.generation.topP",
+    "TOP_K": "spec.generation.topK",
+    "DO_SAMPLE": "spec.generation.doSample",
+}
+FIELDS: dict[str, str] = {
+    **FIELD_OF_SETTING,
     "MODEL_CACHE_DIR": "the folder of the models",
     "MODEL_PATH": "the model's folder",
     "HF_ENDPOINT": "spec.model.endpoint",
@@ -71,12 +81,6 @@ FIELDS: dict[str, str] = {
     "HTTP_PROXY": "LLMOP_FETCH_HTTPS_PROXY of the operator",
     "NO_PROXY": "LLMOP_FETCH_NO_PROXY of the operator",
     "SSL_CERT_FILE": "LLMOP_FETCH_CA_CONFIG_MAP of the operator",
-    "MAX_NEW_TOKENS": "spec.generation.maxNewTokens",
-    "THINKING_BUDGET": "spec.generation.thinkingBudget",
-    "TEMPERATURE": "spec.generation.temperature",
-    "TOP_P": "spec.generation.topP",
-    "TOP_K": "spec.generation.topK",
-    "DO_SAMPLE": "spec.generation.doSample",
 }
 A_FIELD = re.compile(rf"\b(?:{'|'.join(sorted(FIELDS, key=len, reverse=True))})\b")
 # What no field sets, the image does.
