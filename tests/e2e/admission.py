@@ -231,8 +231,9 @@ def _answers(kubectl: Kubectl) -> bool:
     try:
         told = kubectl("apply", "--dry-run=server", "-o", "json", "-f", "-", stdin=_a_deployment("registry.k8s.io/x"))
     except Refused as refused:
-        assert "failed calling webhook" in str(refused), refused
-        return False
+        if "failed calling webhook" in str(refused):
+            return False
+        raise
     return re.search(rf'"terminationGracePeriodSeconds": {GRACE_SECONDS}', told) is not None
 
 
