@@ -128,7 +128,9 @@ def the_sidecar_fails_for_a_while(kubectl: Kubectl, pods: dict[str, int], platfo
 
 
 def the_quota_is_full(kubectl: Kubectl, pods: dict[str, int]) -> dict[str, int]:
-    kubectl("create", "quota", "team", f"--hard=pods={len(kubectl.list('pods'))}")
+    # A pod that still ends counts until it has: the quota would have room for one more.
+    eventually(lambda: len(kubectl.list("pods")) == len(pods))
+    kubectl("create", "quota", "team", f"--hard=pods={len(pods)}")
     eventually(lambda: (kubectl.get("quota", "team") or {})["status"].get("hard"))
     edit(kubectl, limit("330Mi"))
     eventually(lambda: reason(kubectl) == "QuotaExceeded")
