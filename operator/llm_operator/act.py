@@ -11,27 +11,16 @@ import logging
 from dataclasses import dataclass
 
 from llm_operator.api.conditions import Finding, Reason
-from llm_operator.core import admission, names
-from llm_operator.core.events import admission_event, events_of
-from llm_operator.core.model import (
-    Action,
-    Adopt,
-    Amend,
-    Apply,
-    Discard,
-    Forget,
-    Judge,
-    Learn,
-    Make,
-    Observation,
-    Plan,
-    Record,
-)
+from llm_operator.core import names
+from llm_operator.core.actions import Action, Adopt, Amend, Apply, Discard, Forget, Judge, Learn, Make, Plan, Record
+from llm_operator.core.children import admission
+from llm_operator.core.diagnosis.messages import detail
 from llm_operator.core.names import Manifest
+from llm_operator.core.observation import Observation
 from llm_operator.core.ownership import name_taken
-from llm_operator.core.words import detail
+from llm_operator.core.status.events import admission_event, events_of
 from llm_operator.kube import BY_KIND, LLMDEPLOYMENTS, NAMESPACE_TERMINATING, ApiError, Kube
-from llm_operator.store import Store
+from llm_operator.watch_cache import Store
 
 log = logging.getLogger(__name__)
 

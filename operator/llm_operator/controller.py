@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 
-from llm_operator.follow import Follower
 from llm_operator.kube import LLMDEPLOYMENTS, ApiError, Kube, Resource
 from llm_operator.metrics import Metrics, Result
 from llm_operator.observe import OUTDATED
 from llm_operator.reconcile import Key, Reconciler
-from llm_operator.store import KINDS, Store
+from llm_operator.reflector import Follower
+from llm_operator.watch_cache import KINDS, Store
 from llm_operator.workqueue import Pace, QueueClosed, WorkQueue
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llm_operator.core.fetch import parse_progress
-from llm_operator.core.gate import PROGRESS_SECONDS
-from llm_operator.core.model import Progress
+from llm_operator.core.model_cache.fetch_job import parse_progress
+from llm_operator.core.model_cache.fetch_verdict import PROGRESS_SECONDS
 from llm_operator.core.names import FETCH_CONTAINER
+from llm_operator.core.observation import Progress
 from llm_operator.kube import ApiError, Kube
-from llm_operator.store import Place
+from llm_operator.watch_cache import Place
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
-from llm_operator.contact import Contact
+from llm_operator.api_clock import Contact
 from llm_operator.core.names import FIELD_MANAGER, Manifest
 from llm_operator.credentials import load_configuration, open_session
 

@@ -11,15 +11,15 @@ from pydantic import ValidationError
 
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
-from llm_operator.core.diagnosis import denied_with_secrets
-from llm_operator.core.fetch import fetch_name
-from llm_operator.core.gate import may_be_refused, refilled
-from llm_operator.core.history import read_history
-from llm_operator.core.model import InvalidSpec, Neighbourhood, Observation, Parent, Settings, Suspicion
+from llm_operator.core.diagnosis.messages import secrets_not_found
+from llm_operator.core.diagnosis.pods import denied_with_secrets
+from llm_operator.core.model_cache.fetch_job import fetch_name, may_be_refused
+from llm_operator.core.model_cache.known_models import refilled
+from llm_operator.core.model_cache.prune import may_be_pruned
 from llm_operator.core.names import Manifest
+from llm_operator.core.observation import InvalidSpec, Neighbourhood, Observation, Parent, Settings, Suspicion
 from llm_operator.core.ownership import is_controlled_by, is_pod_of
-from llm_operator.core.prune import may_be_pruned
-from llm_operator.core.words import secrets_not_found
+from llm_operator.core.revisions.history import read_history
 from llm_operator.kube import (
     CLAIMS,
     CONTROLLER_REVISIONS,
@@ -34,7 +34,7 @@ from llm_operator.kube import (
     Kube,
     Resource,
 )
-from llm_operator.store import Store
+from llm_operator.watch_cache import Store
 
 # A kubelet's event: it pulls without the Secret, and the registry's no says nothing of that.
 NO_PULL_SECRET = "FailedToRetrieveImagePullSecret"  # noqa: S105 - a reason, not a secret

@@ -19,15 +19,15 @@ import kopf
 from llm_operator import __version__, watch
 from llm_operator.api.conditions import Finding
 from llm_operator.controller import Controller
-from llm_operator.core.model import Settings
 from llm_operator.core.names import Manifest
+from llm_operator.core.observation import Settings
 from llm_operator.health import health_server, metrics_server
 from llm_operator.kube import LEASES, LLMDEPLOYMENTS, ApiError, Kube
-from llm_operator.lease import LEASE_NAME, Leadership, LeadershipLost, own_identity, own_namespace
+from llm_operator.leader_election import LEASE_NAME, Leadership, LeadershipLost, own_identity, own_namespace
 from llm_operator.metrics import Metrics
 from llm_operator.reconcile import Key, Reconciler
 from llm_operator.settings import OperatorSettings
-from llm_operator.store import Store
+from llm_operator.watch_cache import Store
 from llm_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)

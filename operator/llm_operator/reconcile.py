@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 
 from llm_operator.act import Actor, Failure, Outcome
 from llm_operator.api.conditions import Finding, Reason
-from llm_operator.core.admission import Admitted
-from llm_operator.core.gate import current_fetch
-from llm_operator.core.hand_edits import HandEdit, hand_edit
-from llm_operator.core.model import Action, Apply, Judge, Observation, Plan, Settings, Suspicion
-from llm_operator.core.plan import plan
-from llm_operator.core.status import build_status, is_news
+from llm_operator.core.actions import Action, Apply, Judge, Plan
+from llm_operator.core.model_cache.fetch_job import current_fetch
+from llm_operator.core.observation import Admitted, Observation, Settings, Suspicion
+from llm_operator.core.planner import plan
+from llm_operator.core.status.conditions import build_status, is_news
+from llm_operator.core.status.hand_edits import HandEdit, hand_edit
 from llm_operator.fetch_log import FetchLogs
 from llm_operator.kube import ApiError, Kube
 from llm_operator.observe import observe
-from llm_operator.store import Store
+from llm_operator.watch_cache import Store
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import aiohttp
 import kopf
 
 from llm_operator.credentials import load_configuration, open_session
-from llm_operator.follow import EndlessBackoff, Follower
 from llm_operator.kube import LLMDEPLOYMENTS
+from llm_operator.reflector import EndlessBackoff, Follower
 
 LOGIN_PAUSE_SECONDS = 10.0
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from llm_operator.api.crd import custom_resource_definition
 from llm_operator.api.types import LLMDeploymentSpec
-from llm_operator.core.declaration import declaration, says_the_same
+from llm_operator.core.revisions.declaration import declaration, says_the_same
 from tests.integration.conftest import ControlPlane, running_operator
 from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually, is_ready
 from tests.unit.operator.next_version import NextSpec

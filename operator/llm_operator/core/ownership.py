@@ -1,11 +1,11 @@
 """Whose is a live object? Nothing that is not ours is ever touched. Pure; used by plan.py, history.py and status.py."""
 
 from llm_operator.api.conditions import Finding, Reason
-from llm_operator.api.types import GROUP, KIND
+from llm_operator.api.types import API_VERSION, GROUP, KIND
 from llm_operator.core import names
-from llm_operator.core.children import owner_reference
-from llm_operator.core.model import Adopt, Parent
+from llm_operator.core.actions import Adopt
 from llm_operator.core.names import Manifest
+from llm_operator.core.observation import Parent
 
 
 def controls(parent: Parent, live: Manifest) -> bool:
@@ -70,3 +70,20 @@ def adoption(parent: Parent, live: Manifest) -> Adopt:
 def _controller(live: Manifest) -> Manifest | None:
     references = live["metadata"].get("ownerReferences", [])
     return next((reference for reference in references if reference.get("controller")), None)
+
+
+def owner_reference(parent: Parent) -> Manifest:
+    """Makes the garbage collector delete the child with its LLMDeployment."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": parent.name,
+        "uid": parent.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def shared_reference(parent: Parent) -> Manifest:
+    """One owner of several: the garbage collector deletes the object when the last of them is gone."""
+    return {"apiVersion": API_VERSION, "kind": KIND, "name": parent.name, "uid": parent.uid}

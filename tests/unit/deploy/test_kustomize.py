@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_operator.lease import LEASE_NAME, POD_NAME
+from llm_operator.leader_election import LEASE_NAME, POD_NAME
 from tests.images import kustomize
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,7 +10,7 @@ from inference_server.failure import ExitCode
 from inference_server.fetch.failures import EXIT_CODES, FetchReason
 from inference_server.fetch.settings import FetchSettings, PruneSettings
 from llm_operator.api.conditions import FETCH_REASONS
-from llm_operator.core.fetch_words import FINAL_CODES
+from llm_operator.core.diagnosis.fetch_messages import FINAL_CODES
 
 ROOT = Path(__file__).parents[3]
 MANUAL = (ROOT / "docs/model-cache.md").read_text()

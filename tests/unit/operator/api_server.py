@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
-from llm_operator.core.model import Amend
+from llm_operator.core.actions import Amend
 from llm_operator.core.names import Manifest
 from tests.unit.operator.builders import amended
 

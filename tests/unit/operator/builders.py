@@ -7,34 +7,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llm_operator.api.types import LLMDeploymentSpec
-from llm_operator.contact import LONG_AGO
+from llm_operator.api_clock import LONG_AGO
 from llm_operator.core import names
-from llm_operator.core.children import build_deployment, build_pod_template, build_service
-from llm_operator.core.declaration import declaration
-from llm_operator.core.fetch import build_fetch, fetch_name
-from llm_operator.core.model import (
-    Amend,
-    Apply,
-    Discard,
-    Forget,
-    Judge,
-    Make,
-    Observation,
-    Parent,
-    Plan,
-    Record,
-    Settings,
-)
+from llm_operator.core.actions import Amend, Apply, Discard, Forget, Judge, Make, Plan, Record
+from llm_operator.core.children.deployment import build_deployment
+from llm_operator.core.children.pod_template import build_pod_template
+from llm_operator.core.children.service import build_service
+from llm_operator.core.model_cache.fetch_job import build_fetch, fetch_name
 from llm_operator.core.names import Manifest
-from llm_operator.core.revision import (
-    Revision,
-    State,
-    Verdict,
-    name_of,
-    new_revision,
-    parse_revision,
-    timestamp,
-)
+from llm_operator.core.observation import Observation, Parent, Settings
+from llm_operator.core.revisions.declaration import declaration
+from llm_operator.core.revisions.revision import Revision, name_of, new_revision, parse_revision
+from llm_operator.core.revisions.state import State, Verdict
+from llm_operator.core.times import timestamp
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SETTINGS = Settings(server_image="registry.example.com/server:1")

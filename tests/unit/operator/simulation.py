@@ -16,13 +16,13 @@ from typing import Any
 
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
-from llm_operator.core.cache_job import KEPT_SECONDS
-from llm_operator.core.fetch import fetch_name
-from llm_operator.core.gate import refilled
-from llm_operator.core.history import read_history
-from llm_operator.core.model import Neighbourhood, Observation, Parent, Progress
+from llm_operator.core.model_cache.fetch_job import fetch_name
+from llm_operator.core.model_cache.job import KEPT_SECONDS
+from llm_operator.core.model_cache.known_models import refilled
+from llm_operator.core.model_cache.prune import GRACE_SECONDS, may_be_pruned
 from llm_operator.core.names import Manifest
-from llm_operator.core.prune import GRACE_SECONDS, may_be_pruned
+from llm_operator.core.observation import Neighbourhood, Observation, Parent, Progress
+from llm_operator.core.revisions.history import read_history
 from llm_operator.observe import parse_parent
 from tests.unit.operator.builders import SETTINGS, last_words_of
 from tests.unit.operator.simulated_api import Api, Refused

@@ -10,29 +10,18 @@ import pytest
 from llm_operator.act import Actor, Outcome, depends
 from llm_operator.api.conditions import Reason
 from llm_operator.core import names
-from llm_operator.core.admission import encode
-from llm_operator.core.children import build_service
-from llm_operator.core.claim import build_claim
-from llm_operator.core.fetch import build_fetch, fetch_name
-from llm_operator.core.model import (
-    Action,
-    Amend,
-    Apply,
-    Discard,
-    Forget,
-    Judge,
-    Learn,
-    Make,
-    Observation,
-    Plan,
-    Record,
-)
+from llm_operator.core.actions import Action, Amend, Apply, Discard, Forget, Judge, Learn, Make, Plan, Record
+from llm_operator.core.children.admission import encode
+from llm_operator.core.children.service import build_service
+from llm_operator.core.model_cache.claim import build_claim
+from llm_operator.core.model_cache.fetch_job import build_fetch, fetch_name
 from llm_operator.core.names import Manifest
+from llm_operator.core.observation import Observation
 from llm_operator.core.ownership import adoption, controls
-from llm_operator.core.revision import State
+from llm_operator.core.revisions.state import State
 from llm_operator.kube import CLAIMS, JOBS, ApiError, Kube
 from llm_operator.reconcile import Reconciler
-from llm_operator.store import KINDS, Store
+from llm_operator.watch_cache import KINDS, Store
 from tests.unit.operator.api_server import ApiServer
 from tests.unit.operator.builders import (
     SETTINGS,

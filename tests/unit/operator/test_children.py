@@ -13,10 +13,12 @@ from inference_server.settings import Settings
 from llm_operator.api.crd import structural
 from llm_operator.api.types import TEMPERATURE_PATTERN, TOP_P_PATTERN, Generation
 from llm_operator.core import names
-from llm_operator.core.children import build_deployment, build_pod_template, build_service
-from llm_operator.core.drift import first_difference
+from llm_operator.core.children.deployment import build_deployment
+from llm_operator.core.children.drift import first_difference
+from llm_operator.core.children.pod_template import build_pod_template
+from llm_operator.core.children.service import build_service
 from llm_operator.core.names import Manifest
-from llm_operator.core.revision import new_revision
+from llm_operator.core.revisions.revision import new_revision
 from tests.unit.operator.builders import SETTINGS, a_manifest, a_parent, a_spec, a_verdict
 
 GOLDEN = Path(__file__).parent / "golden"

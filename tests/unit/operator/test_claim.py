@@ -6,14 +6,15 @@ import pytest
 
 from llm_operator.api.conditions import Reason
 from llm_operator.api.types import Cache
+from llm_operator.core.actions import Amend, Make
 from llm_operator.core.cached_model import CachedModel
-from llm_operator.core.children import shared_reference
-from llm_operator.core.claim import amend_claim, build_claim, is_pending, not_grown, problem
-from llm_operator.core.memory import needed_bytes, too_small
-from llm_operator.core.model import Amend, Make, Neighbourhood
-from llm_operator.core.plan import plan
-from llm_operator.core.revision import State
-from llm_operator.core.status import build_status
+from llm_operator.core.model_cache.claim import amend_claim, build_claim, is_pending, not_grown, problem
+from llm_operator.core.model_cache.memory import needed_bytes, too_small
+from llm_operator.core.observation import Neighbourhood
+from llm_operator.core.ownership import shared_reference
+from llm_operator.core.planner import plan
+from llm_operator.core.revisions.state import State
+from llm_operator.core.status.conditions import build_status
 from tests.unit.operator.builders import (
     FACTS,
     SETTINGS,

@@ -5,7 +5,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from llm_operator.contact import OUTAGE_SECONDS, Contact
+from llm_operator.api_clock import OUTAGE_SECONDS, Contact
 from tests.unit.operator.builders import NOW
 
 

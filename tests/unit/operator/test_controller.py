@@ -13,7 +13,7 @@ from llm_operator.controller import Controller
 from llm_operator.kube import Kube
 from llm_operator.metrics import Metrics
 from llm_operator.reconcile import Key, Reconciler
-from llm_operator.store import Store
+from llm_operator.watch_cache import Store
 from llm_operator.workqueue import WorkQueue
 from tests.unit.operator.api_server import ApiServer
 from tests.unit.operator.builders import SETTINGS, a_spec

@@ -8,9 +8,9 @@ from llm_operator.api.conditions import MEANINGS, ConditionType, Reason
 from llm_operator.api.crd import crd_yaml, custom_resource_definition
 from llm_operator.api.reference import reference
 from llm_operator.api.types import LLMDeployment, LLMDeploymentSpec
-from llm_operator.core.declaration import DIGEST_LENGTH
-from llm_operator.core.revision import MESSAGE_LIMIT
-from llm_operator.core.status import MESSAGE_SHOWN, REJECTED_SHOWN
+from llm_operator.core.revisions.declaration import DIGEST_LENGTH
+from llm_operator.core.revisions.state import MESSAGE_LIMIT
+from llm_operator.core.status.conditions import MESSAGE_SHOWN, REJECTED_SHOWN
 from llm_operator.settings import OperatorSettings
 
 ROOT = Path(__file__).parents[3]

@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_operator.api.types import LLMDeploymentSpec
+from llm_operator.core.actions import Judge, Record
 from llm_operator.core.cached_model import parse_record
-from llm_operator.core.course import course
-from llm_operator.core.declaration import Declaration, declaration, says_the_same, terms_in, values_in
-from llm_operator.core.model import Judge, Observation, Record
 from llm_operator.core.names import Manifest
-from llm_operator.core.plan import plan
-from llm_operator.core.revision import Revision, State, name_of
+from llm_operator.core.observation import Observation
+from llm_operator.core.planner import plan
+from llm_operator.core.revisions.declaration import Declaration, declaration, says_the_same, terms_in, values_in
+from llm_operator.core.revisions.revision import Revision, name_of
+from llm_operator.core.revisions.state import State
+from llm_operator.core.revisions.target import course
 from tests.unit.operator.builders import (
     SETTINGS,
     a_cached_spec,

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from llm_operator.api.conditions import Reason
-from llm_operator.core.diagnosis import Fault, Proof, awaited, diagnose
+from llm_operator.core.diagnosis.awaited import awaited
+from llm_operator.core.diagnosis.fault import Fault, Proof
+from llm_operator.core.diagnosis.messages import says_the_same
+from llm_operator.core.diagnosis.pods import diagnose
 from llm_operator.core.names import Manifest
-from llm_operator.core.words import says_the_same
 from tests.unit.operator.builders import (
     a_container_status,
     a_pod,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_operator.core import quantity
-from llm_operator.core.drift import change, compare, first_difference
+from llm_operator.core.children.drift import change, compare, first_difference
 from tests.unit.operator.builders import a_manifest, a_spec, as_stored
 from tests.unit.operator.simulated_api import patched
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from llm_operator.core.events import NOTE_LIMIT, events_of
-from llm_operator.core.model import Observation, Parent
 from llm_operator.core.names import Manifest
-from llm_operator.core.revision import State
-from llm_operator.core.status import build_status
+from llm_operator.core.observation import Observation, Parent
+from llm_operator.core.revisions.state import State
+from llm_operator.core.status.conditions import build_status
+from llm_operator.core.status.events import NOTE_LIMIT, events_of
 from tests.unit.operator.builders import NOW, a_parent, a_revision, a_spec, ago, rolled_out, running
 
 SINCE = "2026-01-01T00:00:00Z"

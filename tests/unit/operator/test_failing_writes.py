@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from llm_operator.api.conditions import Finding
-from llm_operator.core.revision import State
+from llm_operator.core.revisions.state import State
 from llm_operator.kube import SERVICES, ApiError, Kube
 from llm_operator.reconcile import Reconciler, Result
-from llm_operator.store import KINDS, Store
+from llm_operator.watch_cache import KINDS, Store
 from tests.unit.operator.api_server import ApiServer
 from tests.unit.operator.builders import SETTINGS, UID, a_manifest, a_revision, a_spec, as_stored, rolled_out
 from tests.unit.operator.virtual_time import Clock

@@ -10,14 +10,15 @@ from llm_operator.api.conditions import FETCH_REASONS, Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.cached_model import CachedModel, decode, encode, parse_record
-from llm_operator.core.children import build_pod_template
-from llm_operator.core.diagnosis import Proof, diagnose
-from llm_operator.core.fetch import build_fetch, fetch_name, parse_progress, read_fetch
-from llm_operator.core.fetch_words import FINAL_CODES
-from llm_operator.core.model import Progress, Settings
-from llm_operator.core.plan import plan
-from llm_operator.core.remedies import REMEDIES
-from llm_operator.core.revision import State
+from llm_operator.core.children.pod_template import build_pod_template
+from llm_operator.core.diagnosis.fault import Proof
+from llm_operator.core.diagnosis.fetch_messages import FINAL_CODES
+from llm_operator.core.diagnosis.pods import diagnose
+from llm_operator.core.diagnosis.remedies import REMEDIES
+from llm_operator.core.model_cache.fetch_job import build_fetch, fetch_name, parse_progress, read_fetch
+from llm_operator.core.observation import Progress, Settings
+from llm_operator.core.planner import plan
+from llm_operator.core.revisions.state import State
 from tests.unit.operator.builders import (
     COMMIT,
     FACTS,

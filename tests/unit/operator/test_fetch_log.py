@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from llm_operator import fetch_log
-from llm_operator.core.gate import PROGRESS_SECONDS
-from llm_operator.core.model import Progress
+from llm_operator.core.model_cache.fetch_verdict import PROGRESS_SECONDS
+from llm_operator.core.observation import Progress
 from llm_operator.fetch_log import FORBIDDEN_SECONDS, FORGET_SECONDS, READS_AT_ONCE, FetchLogs
 from llm_operator.kube import Kube
 from tests.unit.operator.api_server import ApiServer

@@ -3,9 +3,9 @@
 from typing import Any, cast
 
 from llm_operator.core import names
-from llm_operator.follow import Follower
 from llm_operator.kube import CLAIMS, JOBS, LLMDEPLOYMENTS, PODS, Kube, Resource
-from llm_operator.store import Store
+from llm_operator.reflector import Follower
+from llm_operator.watch_cache import Store
 from tests.unit.operator.builders import a_claim, a_fetch, a_fetch_pod, a_pod
 
 NOBODY = cast(Kube, None)  # Events are taken without asking anybody.

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.children import build_service
-from llm_operator.core.drift import ANY, change, compare
+from llm_operator.core.children.drift import ANY, change, compare
+from llm_operator.core.children.service import build_service
 from llm_operator.core.names import Manifest
 from tests.unit.operator.builders import State, a_manifest, a_parent, a_revision, a_spec, as_stored
 from tests.unit.operator.simulated_api import patched

@@ -9,22 +9,19 @@ import pytest
 from llm_operator.api.conditions import ConditionType, Reason
 from llm_operator.api.types import LLMDeploymentStatus
 from llm_operator.core import names
+from llm_operator.core.actions import Amend, Apply, Discard, Judge, Make, Plan, Record
 from llm_operator.core.cached_model import COMMIT_MARK, PATH_MARK, CachedModel, encode, pinned, waits
-from llm_operator.core.children import build_service
-from llm_operator.core.course import course
-from llm_operator.core.gate import (
-    FAILS_WITHIN,
-    HELD_OPEN_SECONDS,
-    LONGEST_PAUSE_SECONDS,
-    NO_POD_SECONDS,
-    PROGRESS_SECONDS,
-    UNHEARD_LIMIT,
-    may_be_refused,
-)
-from llm_operator.core.model import Amend, Apply, Discard, Judge, Make, Observation, Plan, Progress, Record
-from llm_operator.core.plan import plan
-from llm_operator.core.revision import Revision, State
-from llm_operator.core.status import build_status, is_news
+from llm_operator.core.children.service import build_service
+from llm_operator.core.model_cache.fetch_actions import HELD_OPEN_SECONDS, LONGEST_PAUSE_SECONDS
+from llm_operator.core.model_cache.fetch_job import NO_POD_SECONDS, may_be_refused
+from llm_operator.core.model_cache.fetch_progress import FAILS_WITHIN
+from llm_operator.core.model_cache.fetch_verdict import PROGRESS_SECONDS, UNHEARD_LIMIT
+from llm_operator.core.observation import Observation, Progress
+from llm_operator.core.planner import plan
+from llm_operator.core.revisions.revision import Revision
+from llm_operator.core.revisions.state import State
+from llm_operator.core.revisions.target import course
+from llm_operator.core.status.conditions import build_status, is_news
 from tests.unit.operator.builders import (
     COMMIT,
     NOW,

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.events import events_of
-from llm_operator.core.hand_edits import FIELDS, HandEdit, hand_edit
 from llm_operator.core.names import Manifest
-from llm_operator.core.revision import State
-from llm_operator.core.status import REVERTED_TOLD, build_status
+from llm_operator.core.revisions.state import State
+from llm_operator.core.status.conditions import REVERTED_TOLD, build_status
+from llm_operator.core.status.events import events_of
+from llm_operator.core.status.hand_edits import FIELDS, HandEdit, hand_edit
 from tests.unit.operator.builders import NOW, a_manifest, a_revision, a_spec, as_stored, running
 
 SERVER = ("f:spec", "f:template", "f:spec", "f:containers", 'k:{"name":"server"}')

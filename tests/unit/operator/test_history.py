@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from llm_operator.core.history import BUDGET_WINDOW, KEPT, History, read_history
-from llm_operator.core.revision import Revision, State, Verdict, is_fresh
+from llm_operator.core.revisions.history import BUDGET_WINDOW, KEPT, History, read_history
+from llm_operator.core.revisions.revision import Revision, is_fresh
+from llm_operator.core.revisions.state import State, Verdict
 from tests.unit.operator.builders import NOW, a_parent, a_revision, a_spec, ago, going
 
 

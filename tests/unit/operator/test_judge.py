@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from llm_operator.api.conditions import Reason
 from llm_operator.api.types import LLMDeploymentSpec
-from llm_operator.core.judge import CONTACT_GRACE, Judgement, fault_of, is_rolled_out, judge
-from llm_operator.core.model import Observation
+from llm_operator.core.children.rollout import is_rolled_out
+from llm_operator.core.diagnosis.revision_pods import fault_of
 from llm_operator.core.names import Manifest
-from llm_operator.core.revision import Revision, State
+from llm_operator.core.observation import Observation
+from llm_operator.core.revisions.revision import Revision
+from llm_operator.core.revisions.state import State
+from llm_operator.core.revisions.verdict import CONTACT_GRACE, Judgement, judge
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,

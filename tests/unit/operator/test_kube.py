@@ -13,7 +13,7 @@ import yaml
 from aiohttp import web
 
 from llm_operator import kube as kube_module
-from llm_operator.contact import Contact
+from llm_operator.api_clock import Contact
 from llm_operator.credentials import USER_AGENT, proxy_from_environment
 from llm_operator.kube import (
     CONTROLLER_REVISIONS,

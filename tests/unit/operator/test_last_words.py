@@ -13,9 +13,9 @@ from inference_server.fetch.failures import Context, Fault, FaultKind, FetchReas
 from inference_server.fetch.settings import FetchSettings, PruneSettings
 from inference_server.settings import Settings, invalid_settings
 from llm_operator.api.conditions import FETCH_REASONS
-from llm_operator.core.fetch_words import fetch_reason
-from llm_operator.core.remedies import BY_THE_IMAGE, REMEDIES
-from llm_operator.core.words import last_words
+from llm_operator.core.diagnosis.fetch_messages import fetch_reason
+from llm_operator.core.diagnosis.messages import last_words
+from llm_operator.core.diagnosis.remedies import BY_THE_IMAGE, REMEDIES
 
 SETTINGS = {
     name.upper() for one in (Settings, FetchSettings, PruneSettings) for name in one.model_fields

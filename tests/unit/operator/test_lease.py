@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_operator.core.lease import Candidate, Sighting, claim, held_by_another, release, sight
+from llm_operator.core.leadership import Candidate, Sighting, claim, held_by_another, release, sight
 from llm_operator.kube import ApiError
-from llm_operator.lease import (
+from llm_operator.leader_election import (
     LEASE_SECONDS,
     RENEW_SECONDS,
     RETRY_SECONDS,

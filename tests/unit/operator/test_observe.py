@@ -9,13 +9,13 @@ import yaml
 from aiohttp import web
 
 from llm_operator.core import names
-from llm_operator.core.fetch import fetch_name
-from llm_operator.core.model import Observation
-from llm_operator.core.revision import State
-from llm_operator.follow import Follower
+from llm_operator.core.model_cache.fetch_job import fetch_name
+from llm_operator.core.observation import Observation
+from llm_operator.core.revisions.state import State
 from llm_operator.kube import CLAIMS, CONTROLLER_REVISIONS, DEPLOYMENTS, JOBS, LLMDEPLOYMENTS, PODS, Kube
 from llm_operator.observe import observe
-from llm_operator.store import Store
+from llm_operator.reflector import Follower
+from llm_operator.watch_cache import Store
 from tests.unit.operator.builders import (
     SETTINGS,
     UID,

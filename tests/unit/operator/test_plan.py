@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_operator.api.conditions import Reason
-from llm_operator.core.children import build_service
-from llm_operator.core.course import course
-from llm_operator.core.model import Apply, InvalidSpec, Observation, Plan
-from llm_operator.core.plan import plan
-from llm_operator.core.revision import State
+from llm_operator.core.actions import Apply, Plan
+from llm_operator.core.children.service import build_service
+from llm_operator.core.observation import InvalidSpec, Observation
+from llm_operator.core.planner import plan
+from llm_operator.core.revisions.state import State
+from llm_operator.core.revisions.target import course
 from llm_operator.observe import parse_spec
 from tests.unit.operator.builders import (
     SETTINGS,

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.model import Apply, Judge, Observation, Record
-from llm_operator.core.plan import LEFT_ASIDE, NEXT_LOOK_SECONDS, plan
-from llm_operator.core.revision import Revision, RolloutTerms, State, Verdict, decode
+from llm_operator.core.actions import Apply, Judge, Record
+from llm_operator.core.observation import Observation
+from llm_operator.core.planner import LEFT_ASIDE, NEXT_LOOK_SECONDS, plan
+from llm_operator.core.revisions.revision import Revision
+from llm_operator.core.revisions.state import RolloutTerms, State, Verdict, decode
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,

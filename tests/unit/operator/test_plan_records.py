@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.children import build_service
-from llm_operator.core.history import KEPT, read_history
-from llm_operator.core.model import Apply, Forget, Judge, Observation, Record
+from llm_operator.core.actions import Apply, Forget, Judge, Record
+from llm_operator.core.children.service import build_service
 from llm_operator.core.names import Manifest
-from llm_operator.core.plan import plan
-from llm_operator.core.revision import Revision, State, Verdict
+from llm_operator.core.observation import Observation
+from llm_operator.core.planner import plan
+from llm_operator.core.revisions.history import KEPT, read_history
+from llm_operator.core.revisions.revision import Revision
+from llm_operator.core.revisions.state import State, Verdict
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.course import course, fallback_spec
-from llm_operator.core.history import BUDGET_WINDOW, read_history
-from llm_operator.core.model import Apply, InvalidSpec, Judge, Observation, Plan, Record, Settings
-from llm_operator.core.plan import NEXT_LOOK_SECONDS, plan
-from llm_operator.core.revision import Revision, State, Verdict, decode, next_name
+from llm_operator.core.actions import Apply, Judge, Plan, Record
+from llm_operator.core.observation import InvalidSpec, Observation, Settings
+from llm_operator.core.planner import NEXT_LOOK_SECONDS, plan
+from llm_operator.core.revisions.history import BUDGET_WINDOW, read_history
+from llm_operator.core.revisions.revision import Revision, next_name
+from llm_operator.core.revisions.state import State, Verdict, decode
+from llm_operator.core.revisions.target import course, fallback_spec
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,

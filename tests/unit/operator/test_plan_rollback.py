@@ -8,10 +8,12 @@ import pytest
 
 from llm_operator.api.conditions import Reason
 from llm_operator.core import names
-from llm_operator.core.course import course, fallback_spec
-from llm_operator.core.model import Apply, InvalidSpec, Judge, Observation, Record
-from llm_operator.core.plan import plan
-from llm_operator.core.revision import Revision, State, decode
+from llm_operator.core.actions import Apply, Judge, Record
+from llm_operator.core.observation import InvalidSpec, Observation
+from llm_operator.core.planner import plan
+from llm_operator.core.revisions.revision import Revision
+from llm_operator.core.revisions.state import State, decode
+from llm_operator.core.revisions.target import course, fallback_spec
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_operator.core import names
+from llm_operator.core.actions import Amend, Make
 from llm_operator.core.cached_model import CachedModel, encode
-from llm_operator.core.model import Amend, Make, Neighbourhood, Observation
-from llm_operator.core.plan import plan
-from llm_operator.core.prune import DEADLINE_SECONDS, GRACE_SECONDS, MOST_MODELS
-from llm_operator.core.revision import State
-from llm_operator.core.status import build_status
+from llm_operator.core.model_cache.prune import DEADLINE_SECONDS, GRACE_SECONDS, MOST_MODELS
+from llm_operator.core.observation import Neighbourhood, Observation
+from llm_operator.core.planner import plan
+from llm_operator.core.revisions.state import State
+from llm_operator.core.status.conditions import build_status
 from tests.unit.operator.builders import (
     COMMIT,
     NOW,

@@ -3,7 +3,7 @@
 import pytest
 
 from llm_operator.api.conditions import Reason
-from llm_operator.core.refusals import read_refusal
+from llm_operator.core.diagnosis.refusals import read_refusal
 
 REFUSED, FAILED, WEBHOOK = Reason.POD_CREATION_REFUSED, Reason.POD_CREATION_FAILED, Reason.WEBHOOK_UNAVAILABLE
 QUOTA, SECURITY = Reason.QUOTA_EXCEEDED, Reason.POD_SECURITY_VIOLATION

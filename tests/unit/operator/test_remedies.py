@@ -13,14 +13,17 @@ import pytest
 import yaml
 
 from llm_operator.api.conditions import FETCH_REASONS, Finding, Reason
+from llm_operator.core.actions import Judge, Record
 from llm_operator.core.cached_model import CachedModel
-from llm_operator.core.diagnosis import awaited, diagnose
-from llm_operator.core.memory import too_small
-from llm_operator.core.model import Judge, Observation, Record
-from llm_operator.core.plan import plan
-from llm_operator.core.refusals import read_refusal
-from llm_operator.core.revision import Revision, RolloutTerms, State, Verdict, decode
-from llm_operator.core.status import build_status
+from llm_operator.core.diagnosis.awaited import awaited
+from llm_operator.core.diagnosis.pods import diagnose
+from llm_operator.core.diagnosis.refusals import read_refusal
+from llm_operator.core.model_cache.memory import too_small
+from llm_operator.core.observation import Observation
+from llm_operator.core.planner import plan
+from llm_operator.core.revisions.revision import Revision
+from llm_operator.core.revisions.state import RolloutTerms, State, Verdict, decode
+from llm_operator.core.status.conditions import build_status
 from tests.unit.operator import test_diagnosis, test_refusals
 from tests.unit.operator.builders import (
     COMMIT,

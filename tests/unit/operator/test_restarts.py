@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.drift import change, compare
-from llm_operator.core.model import Apply
+from llm_operator.core.actions import Apply
+from llm_operator.core.children.drift import change, compare
 from llm_operator.core.names import Manifest
-from llm_operator.core.plan import plan
-from llm_operator.core.restarts import with_restarts
-from llm_operator.core.revision import Revision, State
+from llm_operator.core.planner import plan
+from llm_operator.core.revisions.restarts import with_restarts
+from llm_operator.core.revisions.revision import Revision
+from llm_operator.core.revisions.state import State
 from tests.unit.operator.builders import (
     SETTINGS,
     a_manifest,

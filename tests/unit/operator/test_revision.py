@@ -14,20 +14,11 @@ from llm_operator.api.conditions import Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.cached_model import CachedModel
-from llm_operator.core.declaration import DIGEST_LENGTH, UNREVISIONED, declaration
 from llm_operator.core.names import Manifest
-from llm_operator.core.revision import (
-    MESSAGE_LIMIT,
-    RolloutTerms,
-    State,
-    Verdict,
-    decode,
-    encode,
-    name_of,
-    new_revision,
-    parse_revision,
-    timestamp,
-)
+from llm_operator.core.revisions.declaration import DIGEST_LENGTH, UNREVISIONED, declaration
+from llm_operator.core.revisions.revision import name_of, new_revision, parse_revision
+from llm_operator.core.revisions.state import MESSAGE_LIMIT, RolloutTerms, State, Verdict, decode, encode
+from llm_operator.core.times import timestamp
 from tests.unit.operator.builders import NOW, SETTINGS, a_cached_spec, a_parent, a_revision, a_spec, a_verdict, read
 
 FULL: dict[str, Any] = {

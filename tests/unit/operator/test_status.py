@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 
 from llm_operator.api.conditions import FINE, Finding, Reason
 from llm_operator.api.types import LLMDeploymentSpec, LLMDeploymentStatus
-from llm_operator.core.course import fallback_spec
-from llm_operator.core.events import events_of
-from llm_operator.core.model import InvalidSpec, Observation
 from llm_operator.core.names import Manifest
-from llm_operator.core.plan import plan
-from llm_operator.core.revision import Revision, State, timestamp
-from llm_operator.core.status import READY, REJECTED_SHOWN, SERVING_SHOWN, build_status, is_news
+from llm_operator.core.observation import InvalidSpec, Observation
+from llm_operator.core.planner import plan
+from llm_operator.core.revisions.revision import Revision
+from llm_operator.core.revisions.state import State
+from llm_operator.core.revisions.target import fallback_spec
+from llm_operator.core.status.conditions import READY, REJECTED_SHOWN, SERVING_SHOWN, build_status, is_news
+from llm_operator.core.status.events import events_of
+from llm_operator.core.times import timestamp
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from llm_operator.core import names
 from llm_operator.core.names import Manifest
 from llm_operator.kube import CONTROLLER_REVISIONS, DEPLOYMENTS, LLMDEPLOYMENTS, PODS, SERVICES
-from llm_operator.store import REMEMBER_DELETED_SECONDS, Store
+from llm_operator.watch_cache import REMEMBER_DELETED_SECONDS, Store
 from tests.unit.operator.builders import a_manifest, a_pod, a_revision, as_stored, died
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from llm_operator.core.revision import State
+from llm_operator.core.revisions.state import State
 from tests.unit.operator.operator_at_work import Hands
 from tests.unit.operator.simulated_pods import BEHAVIOURS, GOOD
 from tests.unit.operator.simulation import NORMALISE, REFUSALS

@@ -13,14 +13,15 @@ from hypothesis import note as hypothesis_note
 from llm_operator.api.conditions import Finding, Reason
 from llm_operator.api.types import LLMDeploymentSpec, LLMDeploymentStatus
 from llm_operator.core import names
-from llm_operator.core.admission import Admitted
-from llm_operator.core.course import Course, course
-from llm_operator.core.judge import CONTACT_GRACE, is_rolled_out
-from llm_operator.core.model import Observation, Suspicion
+from llm_operator.core.children.rollout import is_rolled_out
 from llm_operator.core.names import Manifest
-from llm_operator.core.plan import plan
-from llm_operator.core.revision import Revision, State, parse_revision
-from llm_operator.core.status import build_status
+from llm_operator.core.observation import Admitted, Observation, Suspicion
+from llm_operator.core.planner import plan
+from llm_operator.core.revisions.revision import Revision, parse_revision
+from llm_operator.core.revisions.state import State
+from llm_operator.core.revisions.target import Course, course
+from llm_operator.core.revisions.verdict import CONTACT_GRACE
+from llm_operator.core.status.conditions import build_status
 from llm_operator.kube import ApiError
 from tests.unit.operator.builders import SETTINGS
 from tests.unit.operator.operator_at_work import Hands

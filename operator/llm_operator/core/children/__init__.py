@@ -1,0 +1,1 @@
+"""The objects behind an LLMDeployment: what they are to be, and whether they still are."""

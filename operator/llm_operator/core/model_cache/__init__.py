@@ -1,0 +1,1 @@
+"""The model before the roll-out: claim, fetch, what may be deleted."""

@@ -1,0 +1,1 @@
+"""What was declared, what is recorded and proved of it, and which revision is to run."""

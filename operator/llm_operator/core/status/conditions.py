@@ -1,0 +1,354 @@
+"""What the user is told: the status of an LLMDeployment from what was observed. Pure.
+
+Each condition tells one fact and is found by its own ordered list of checks. Ready and Available are always
+present, the others only while true, so that kstatus (Flux, Argo CD, Helm) reads them rightly: a change that
+was rolled back is Stalled, not in progress for ever.
+"""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import get_args
+
+from llm_operator.api.conditions import ConditionType, Finding, Reason
+from llm_operator.api.types import Mode, Model
+from llm_operator.core import names
+from llm_operator.core.diagnosis.messages import brief, says_the_same
+from llm_operator.core.diagnosis.revision_pods import fault_of
+from llm_operator.core.model_cache import prune
+from llm_operator.core.model_cache.claim import not_grown, problem
+from llm_operator.core.model_cache.known_models import is_elsewhere
+from llm_operator.core.names import Manifest
+from llm_operator.core.observation import Observation
+from llm_operator.core.ownership import controls
+from llm_operator.core.revisions.revision import Revision
+from llm_operator.core.revisions.state import State
+from llm_operator.core.revisions.verdict import good_pods_fail
+from llm_operator.core.status.hand_edits import HandEdit
+from llm_operator.core.status.readiness import TRY_AGAIN, readiness
+from llm_operator.core.status.view import View, view_of
+from llm_operator.core.times import timestamp
+
+# Nothing but a change by somebody makes these go away.
+STALLED = frozenset(
+    {
+        Reason.INVALID_SPEC,
+        Reason.NAME_CONFLICT,
+        Reason.APPLY_REFUSED,
+        Reason.DRIFT_NOT_REPAIRED,
+        Reason.ROLLED_BACK,
+        Reason.ROLLBACK_FAILED,
+        Reason.ROLLBACK_BUDGET_EXCEEDED,
+    }
+)
+COMING_UP = frozenset({Reason.ROLLING_OUT, Reason.SOAKING, Reason.MODEL_FETCHING, Reason.CLAIM_PENDING})
+READY = frozenset({Reason.ALL_REPLICAS_READY, Reason.SCALED_TO_ZERO})
+REJECTED_SHOWN = 5
+MESSAGE_SHOWN = 4096
+# Of a pipeline gone wild more revisions than these may answer at once.
+SERVING_SHOWN = 4
+REVERTED_TOLD = timedelta(hours=1)
+
+
+def build_status(observation: Observation, obstacle: Finding | None, edit: HandEdit | None = None) -> Manifest:
+    """The whole status; equal to the stored one when nothing worth telling changed.
+
+    `edit` is what was put back in this pass.
+    """
+    parent = observation.parent
+    view = view_of(observation, obstacle)
+    counts = view.counts
+    status: Manifest = {
+        "observedGeneration": parent.generation,
+        "replicas": counts.get("replicas", 0),
+        "readyReplicas": counts.get("readyReplicas", 0),
+        "selector": names.selector_string(parent.name),
+        "conditions": _conditions(view),
+        **_revisions(view),
+    }
+    others = (("model", _model(view)), ("cache", _cache(view)), ("reverted", _reverted(observation, edit)))
+    status |= {key: told for key, told in others if told is not None}
+    status |= _serving(view)
+    if observation.service is not None and controls(parent, observation.service):
+        status["url"] = names.url(parent.name, parent.namespace)
+    return status
+
+
+def is_news(old: Manifest, new: Manifest) -> bool:
+    """Whether a status tells more than other counts and words: a condition, its reason, a revision, a generation.
+
+    That a new object is being brought up is none.
+    """
+
+    def told(status: Manifest) -> Manifest:
+        facts = {key: value for key, value in status.items() if key not in ("replicas", "readyReplicas", "cache")}
+        facts["cache"] = status.get("cache", {}).get("phase")
+        seen = [{key: one.get(key) for key in ("type", "status", "reason")} for one in status.get("conditions", [])]
+        return {**facts, "conditions": seen}
+
+    if "conditions" not in old:
+        return not any(one["reason"] in COMING_UP for one in new["conditions"] if one["type"] == ConditionType.READY)
+    return told(old) != told(new)
+
+
+def _reverted(observation: Observation, edit: HandEdit | None) -> Manifest | None:
+    """What was put back; told for an hour, or until the LLMDeployment is edited."""
+    parent, now = observation.parent, observation.now
+    if edit is not None:
+        return {
+            "field": edit.field,
+            "object": f"{edit.kind} {edit.name}",
+            "manager": edit.manager[:128],
+            "time": timestamp(now),
+            "observedGeneration": parent.generation,
+            "message": edit.message,
+        }
+    told: Manifest | None = parent.status.get("reverted")
+    if told is None or told["observedGeneration"] != parent.generation:
+        return None
+    return told if now - datetime.fromisoformat(told["time"]) < REVERTED_TOLD else None
+
+
+def _model(view: View) -> Manifest | None:
+    """The model of what runs; until something does, of what is declared."""
+    if view.course is None:
+        return None
+    revision = view.course.history.get(view.course.active) or view.declared
+    if revision is None or revision.values.get("mode") != "qwen":
+        return None
+    model = Model.model_validate(revision.values.get("model", {}))
+    commit = {} if revision.model is None else {"commit": revision.model.commit}
+    return {"repository": model.repository, "revision": model.revision, **commit}
+
+
+def _model_cached(view: View) -> Finding | None:
+    """Whether the declared model is in the claim, as far as is known."""
+    if view.spec is None or view.spec.used_cache is None or view.course is None:
+        return None
+    cache = view.spec.used_cache
+    declared, claim = view.declared, view.observation.claim
+    if declared is not None and declared.model is not None:
+        lost = problem(cache.claim_name, claim)
+        if lost is not None:
+            return lost
+        if is_elsewhere(declared, claim):
+            return view.waits_for or Finding(
+                Reason.CLAIM_LOST,
+                f"PersistentVolumeClaim {cache.claim_name} is not the one that the model was fetched into; it is "
+                "fetched again.",
+            )
+        model, around = declared.model, view.observation.neighbourhood
+        needed = None if around is None else prune.models_to_keep(around, cache)
+        return Finding(
+            Reason.MODEL_READY,
+            f"{model.repository} at {model.commit} is in PersistentVolumeClaim {cache.claim_name}."
+            + (f" Models that nobody needs are kept: {needed}." if isinstance(needed, str) else ""),
+        )
+    rejected = view.rejected
+    if rejected is not None:
+        if rejected.verdict.reason == Reason.MEMORY_LIMIT_TOO_SMALL:
+            # That is known only of a model that is there.
+            name = view.spec.wanted_model.repository
+            return Finding(Reason.MODEL_READY, f"{name} is in PersistentVolumeClaim {cache.claim_name}.")
+        return Finding(rejected.verdict.reason, rejected.verdict.message)
+    return view.waits_for or Finding(Reason.MODEL_FETCHING, "The fetch of the model has not started yet.")
+
+
+def _with_the_size(view: View, cached: Finding) -> Finding:
+    cache = None if view.spec is None else view.spec.used_cache
+    words = "" if cache is None else not_grown(cache, view.observation.claim)
+    return replace(cached, message=cached.message + words)
+
+
+def _cache(view: View) -> Manifest | None:
+    """How far the declared model is in the claim."""
+    cached = _model_cached(view)
+    if cached is None:
+        return None
+    if cached.reason is Reason.MODEL_READY:
+        return {"phase": "Ready", "progress": "100%", "percent": 100}
+    if view.rejected is not None:
+        return {"phase": "Failed", "progress": "Failed"}
+    progress = view.observation.fetch_progress
+    phase = "Fetching" if cached.reason is Reason.MODEL_FETCHING else "Pending"
+    if progress is None:
+        return {"phase": phase, "progress": phase}
+    told = {"phase": phase, "progress": f"{progress.percent}%"}
+    return {**told, "bytesDone": progress.done, "bytesTotal": progress.total, "percent": progress.percent}
+
+
+def _revisions(view: View) -> Manifest:
+    if view.course is None:
+        return {}
+    goes = view.course
+    last_good = None if goes.last_good is None else goes.last_good.hash
+    found = {"desiredRevision": goes.desired, "activeRevision": goes.active, "lastKnownGoodRevision": last_good}
+    rejected = [_rejected(one) for one in goes.history.rejected()[:REJECTED_SHOWN]]
+    return {**{key: value for key, value in found.items() if value is not None}, "rejected": rejected}
+
+
+def _rejected(revision: Revision) -> Manifest:
+    verdict = revision.verdict
+    return {
+        "revision": revision.hash,
+        "reason": verdict.reason,
+        "message": verdict.message[:MESSAGE_SHOWN],
+        "attempts": verdict.attempt,
+        "rejectedAt": timestamp(verdict.decided_at) if verdict.decided_at is not None else "1970-01-01T00:00:00Z",
+    }
+
+
+def _availability(view: View) -> Finding:
+    answering = view.counts.get("readyReplicas", 0)
+    if answering:
+        of = view.answering
+        which = f" of revision {' and '.join(of)}" if of else ""
+        return Finding(Reason.SOME_REPLICAS_AVAILABLE, f"{answering} replicas{which} answer requests.")
+    if view.deployment is not None and view.replicas == 0:
+        return Finding(Reason.SCALED_TO_ZERO, "spec.replicas is 0: nothing answers requests.")
+    return Finding(Reason.NO_REPLICAS_AVAILABLE, "No replica answers requests.")
+
+
+def _stalled(view: View, ready: Finding) -> Finding | None:
+    rejected = view.rejected
+    if ready.reason in STALLED:
+        if rejected is None:
+            return ready
+        return Finding(ready.reason, brief(ready.message.removesuffix(rejected.verdict.message).rstrip()))
+    if rejected is None or view.replaced_by is not None or view.spec is None:
+        return None
+    if not view.spec.rollback.enabled:
+        stays = f"Revision {rejected.hash} stays although it was rejected"
+        return Finding(Reason.ROLLBACK_DISABLED, f"{stays}; {TRY_AGAIN}.")
+    after = "" if rejected.waits else " It stays applied, and is good once its replicas are available."
+    return Finding(
+        Reason.NO_KNOWN_GOOD_REVISION,
+        f"Revision {rejected.hash} was rejected, and there is none to go back to; {TRY_AGAIN}.{after}",
+    )
+
+
+def _rolled_back(view: View) -> Finding | None:
+    rejected, target = view.rejected, view.replaced_by
+    if rejected is None or target is None or not view.replacement_is_there:
+        return None
+    return Finding(
+        rejected.verdict.reason,
+        f"Revision {target.hash} runs in place of {rejected.hash}. {brief(rejected.verdict.message)}",
+    )
+
+
+def _degraded(view: View, ready: Finding) -> Finding | None:
+    target = None if view.course is None else view.course.target
+    if ready.reason is Reason.ROLLBACK_FAILED:
+        return ready
+    if target is None or view.course is None:
+        return None
+    if target.state is State.FALLBACK and view.replacement_is_there:
+        return Finding(
+            Reason.FALLBACK_SERVES, f"Revision {target.hash} answers every request with fixed text (rollback.fallback)."
+        )
+    if target.state is State.CANDIDATE:
+        return _infrastructure(view)
+    return _good_one_fails(view, target) if target.state is State.GOOD else None
+
+
+def _infrastructure(view: View) -> Finding | None:
+    last_good = None if view.course is None else view.course.last_good
+    if last_good is None or view.is_up or not good_pods_fail(view.observation, last_good):
+        return None
+    fault = fault_of(view.observation, last_good.hash)
+    own_words = "" if fault is None else f" {fault.told.message}"
+    return Finding(
+        Reason.INFRASTRUCTURE_SUSPECTED,
+        f"Pods of the good revision {last_good.hash} fail too: see to nodes, storage and network.{own_words}",
+    )
+
+
+def _good_one_fails(view: View, target: Revision) -> Finding | None:
+    if view.is_up or not view.replicas:
+        return None
+    fault = fault_of(view.observation, target.hash)
+    if fault is not None:
+        return fault.told
+    was = {one.get("type"): one.get("status") for one in view.observation.parent.status.get("conditions", [])}
+    if view.counts.get("readyReplicas", 0) or "True" not in (was.get("Available"), was.get("Degraded")):
+        return None
+    return Finding(Reason.REPLICAS_UNAVAILABLE, f"Revision {target.hash} was good; now none of its replicas answers.")
+
+
+def _conditions(view: View) -> list[Manifest]:
+    ready, available = readiness(view), _availability(view)
+    told: dict[ConditionType, tuple[bool, Finding]] = {
+        ConditionType.READY: (ready.reason in READY, ready),
+        ConditionType.AVAILABLE: (available.reason is Reason.SOME_REPLICAS_AVAILABLE, available),
+    }
+    cached = _model_cached(view)
+    if cached is not None:
+        told[ConditionType.MODEL_CACHED] = (cached.reason is Reason.MODEL_READY, _with_the_size(view, cached))
+    stalled = _stalled(view, ready)
+    others = {
+        ConditionType.STALLED: stalled,
+        ConditionType.RECONCILING: None if stalled is not None or ready.reason in READY else ready,
+        ConditionType.ROLLED_BACK: _rolled_back(view),
+        ConditionType.DEGRADED: _degraded(view, ready),
+    }
+    told |= {kind: (True, finding) for kind, finding in others.items() if finding is not None}
+    old = {one.get("type"): one for one in view.observation.parent.status.get("conditions", [])}
+    return [
+        _condition(view.observation, kind, holds, _told_once(kind, finding, ready), old.get(kind))
+        for kind, (holds, finding) in sorted(told.items())
+    ]
+
+
+def _told_once(kind: ConditionType, finding: Finding, ready: Finding) -> Finding:
+    """Somebody else's words, which may be long, stand in Ready; and in Stalled, which is all that kstatus shows."""
+    if kind in (ConditionType.READY, ConditionType.STALLED) or finding.message != ready.message:
+        return finding
+    return Finding(finding.reason, brief(finding.message))
+
+
+def _condition(
+    observation: Observation, kind: ConditionType, holds: bool, finding: Finding, old: Manifest | None
+) -> Manifest:
+    status = "True" if holds else "False"
+    since, message = timestamp(observation.now), finding.message
+    if old is not None and old.get("status") == status:
+        since = old.get("lastTransitionTime", since)
+        same = (old.get("reason"), old.get("observedGeneration")) == (finding.reason, observation.parent.generation)
+        if same and says_the_same(old.get("message", ""), message):
+            message = old["message"]
+    return {
+        "type": str(kind),
+        "status": status,
+        "observedGeneration": observation.parent.generation,
+        "lastTransitionTime": since,
+        "reason": str(finding.reason),
+        "message": message,
+    }
+
+
+def _serving(view: View) -> Manifest:
+    """What answers requests, which during a roll-out is not yet what is declared; nothing where no replica does."""
+    revisions = view.answering[:SERVING_SHOWN]
+    if not revisions:
+        return {}
+    modes = [mode for revision in revisions if (mode := _mode(view, revision)) is not None]
+    told = {"servingRevision": ",".join(revisions), "mode": ",".join(dict.fromkeys(modes))}
+    return {key: value for key, value in told.items() if value}
+
+
+def _mode(view: View, revision: str) -> str | None:
+    """The mode that the pods of a revision were given: by its record, or by the Deployment if that is lost."""
+    recorded = None if view.course is None else view.course.history.get(revision)
+    if recorded is not None:
+        return _mode_of(recorded.template)
+    if view.deployment is not None and names.revision_of(view.deployment) == revision:
+        return _mode_of(view.deployment["spec"]["template"])
+    return None
+
+
+def _mode_of(template: Manifest) -> str | None:
+    for container in template["spec"]["containers"]:
+        for variable in container.get("env", []):
+            if variable["name"] == "LLM_MODE" and variable.get("value") in get_args(Mode):
+                return str(variable["value"])
+    return None
