@@ -1,6 +1,6 @@
 """The server pod: what of a spec becomes which part of the pod template. Pure.
 
-Plain dicts, pinned by tests/unit/operator/golden/. The pods meet Pod Security `restricted`.
+Plain dicts, pinned by tests/unit/operator/children/golden/. The pods meet Pod Security `restricted`.
 """
 
 from typing import Any

@@ -43,7 +43,7 @@ from tests.unit.operator.builders import (
     waiting,
 )
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 GOOD = a_revision(State.GOOD)
 BAD = {"image": "bad:1", "resources": {"requests": {"cpu": "2"}, "limits": {"memory": "64Mi"}}}
 # An edit of each field that a message may name.
