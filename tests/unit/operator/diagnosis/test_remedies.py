@@ -24,7 +24,6 @@ from llm_operator.core.planner import plan
 from llm_operator.core.revisions.revision import Revision
 from llm_operator.core.revisions.state import RolloutTerms, State, Verdict, decode
 from llm_operator.core.status.conditions import build_status
-from tests.unit.operator import test_diagnosis, test_refusals
 from tests.unit.operator.builders import (
     COMMIT,
     FACTS,
@@ -42,6 +41,7 @@ from tests.unit.operator.builders import (
     running,
     waiting,
 )
+from tests.unit.operator.diagnosis import test_pods, test_refusals
 
 ROOT = Path(__file__).parents[4]
 GOOD = a_revision(State.GOOD)
@@ -66,13 +66,13 @@ EDITS: dict[str, dict[str, Any]] = {
 
 def findings() -> Iterator[Finding]:
     """What the operator says of pods that do not come up, in all the ways that its tests know."""
-    for status, *_ in test_diagnosis.CASES.values():
+    for status, *_ in test_pods.CASES.values():
         found = diagnose([a_pod(**status)])
         assert found is not None
         yield found.told
     for _, words, _ in (*test_refusals.FINAL.values(), *test_refusals.PASSING.values()):
         yield read_refusal(words, "triage-5d8f").finding
-    for words in test_diagnosis.NODE_TROUBLE.values():
+    for words in test_pods.NODE_TROUBLE.values():
         found = diagnose([a_pod(containerStatuses=waiting("CreateContainerError", words))])
         assert found is not None
         yield found.told
@@ -87,7 +87,7 @@ def findings() -> Iterator[Finding]:
         assert found is not None
         yield found.told
     for status in (
-        {"conditions": [test_diagnosis.GATED]},
+        {"conditions": [test_pods.GATED]},
         {"containerStatuses": waiting("ErrImagePull", "401 Unauthorized")},
         {"containerStatuses": waiting("ErrImagePull", "503 Service Unavailable")},
         {"containerStatuses": injected(waiting("ErrImagePull", "not found"))},
