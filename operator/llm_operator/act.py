@@ -10,9 +10,21 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.core import names
-from llm_operator.core.actions import Action, Adopt, Amend, Apply, Discard, Forget, Judge, Learn, Make, Plan, Record
+from llm_operator.core.actions import (
+    Action,
+    Adopt,
+    Apply,
+    Create,
+    CreateRevision,
+    Delete,
+    DeleteRevision,
+    Patch,
+    Plan,
+    SetAdmitted,
+    SetVerdict,
+)
 from llm_operator.core.children import admission
 from llm_operator.core.diagnosis.messages import detail
 from llm_operator.core.names import Manifest
@@ -20,7 +32,7 @@ from llm_operator.core.observation import Observation
 from llm_operator.core.ownership import name_taken
 from llm_operator.core.status.events import admission_event, events_of
 from llm_operator.kube import BY_KIND, LLMDEPLOYMENTS, NAMESPACE_TERMINATING, ApiError, Kube
-from llm_operator.watch_cache import Store
+from llm_operator.watch_cache import WatchCache
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +48,10 @@ VERDICT_PATH, MODEL_PATH, ADMITTED_PATH = (
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A write that failed in a way that may pass; `finding` is for the user, None where it is usual or no concern."""
+    """A write that failed in a way that may pass; `cause` is for the user, None where it is usual or no concern."""
 
     error: ApiError
-    finding: Finding | None
+    cause: Cause | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +62,17 @@ class Outcome:
     """
 
     observation: Observation
-    obstacle: Finding | None
+    obstacle: Cause | None
     done: tuple[Action, ...] = ()
     failure: Failure | None = None
 
 
 class Actor:
-    """Writes to the cluster and tells the store."""
+    """Writes to the cluster and tells the watch cache."""
 
-    def __init__(self, kube: Kube, store: Store) -> None:
+    def __init__(self, kube: Kube, watched: WatchCache) -> None:
         self._kube = kube
-        self._store = store
+        self._watched = watched
         self._posts: set[asyncio.Task[None]] = set()
 
     async def stop(self) -> None:
@@ -84,19 +96,19 @@ class Actor:
             if any(depends(action, one) for one in refused):
                 continue
             try:
-                observation, finding = await self._do(observation, action)
+                observation, cause = await self._do(observation, action)
             except ApiError as error:
                 if error.status not in REFUSED or error.reason == NAMESPACE_TERMINATING:
                     return Outcome(observation, obstacle, tuple(done), Failure(error, _failing(action, error)))
-                finding = _refused(action, error)
-                log.warning("%s", finding.message)
+                cause = _refused(action, error)
+                log.warning("%s", cause.message)
             else:
-                if finding is None:
+                if cause is None:
                     done.append(action)
                     continue
-            if not (isinstance(action, (Make, Amend)) and action.optional):
+            if not (isinstance(action, (Create, Patch)) and action.optional):
                 # The first is the one that safety depends on most.
-                obstacle = obstacle if refused else finding
+                obstacle = obstacle if refused else cause
                 refused.append(action)
         return Outcome(observation, obstacle, tuple(done))
 
@@ -110,7 +122,7 @@ class Actor:
         stored = await self._kube.write_status(
             parent.namespace, parent.name, status, resource_version=parent.resource_version
         )
-        self._store.put(LLMDEPLOYMENTS, stored, reader=(parent.namespace, parent.name))
+        self._watched.put(LLMDEPLOYMENTS, stored, reader=(parent.namespace, parent.name))
         return True
 
     async def _post_all(self, events: list[Manifest]) -> None:
@@ -129,13 +141,13 @@ class Actor:
             if error.reason != "AlreadyExists":
                 log.warning("%s %s: event not posted: %s", event["reason"], event["regarding"]["name"], error)
 
-    async def _do(self, observation: Observation, action: Action) -> tuple[Observation, Finding | None]:
+    async def _do(self, observation: Observation, action: Action) -> tuple[Observation, Cause | None]:
         match action:
-            case Record():
+            case CreateRevision():
                 return await self._record(observation, action)
-            case Judge():
+            case SetVerdict():
                 return await self._judge(observation, action), None
-            case Learn():
+            case SetAdmitted():
                 stored = await self._kube.patch(
                     action.live, [{"op": "add", "path": ADMITTED_PATH, "value": action.annotation}]
                 )
@@ -146,14 +158,14 @@ class Actor:
                 self._keep(observation, stored)
                 log.info("adopted %s %s", stored["kind"], _path(stored))
                 return observation, None
-            case Forget():
+            case DeleteRevision():
                 return await self._forget(observation, action), None
             case Apply():
                 return await self._apply(observation, action), None
-            case Make() | Amend() | Discard():
+            case Create() | Patch() | Delete():
                 return await self._see_to_the_model(observation, action), None
 
-    async def _record(self, observation: Observation, action: Record) -> tuple[Observation, Finding | None]:
+    async def _record(self, observation: Observation, action: CreateRevision) -> tuple[Observation, Cause | None]:
         try:
             stored = await self._kube.create(action.manifest)
         except ApiError as error:
@@ -164,21 +176,21 @@ class Actor:
         log.info("recorded revision %s", _path(stored))
         return _with_revision(observation, stored), None
 
-    async def _why_taken(self, observation: Observation, manifest: Manifest, error: ApiError) -> Finding:
+    async def _why_taken(self, observation: Observation, manifest: Manifest, error: ApiError) -> Cause:
         """Say whose the record is. If our own, make it be found (somebody took our marks off it) and look again."""
         metadata = manifest["metadata"]
         live = await self._kube.get(BY_KIND["ControllerRevision"], metadata["namespace"], metadata["name"])
-        finding = name_taken(observation.parent, live)
-        if finding is not None:
-            return finding
+        cause = name_taken(observation.parent, live)
+        if cause is not None:
+            return cause
         if live is not None:
             marks = {**live["metadata"].get("annotations", {}), names.REVISION: metadata["annotations"][names.REVISION]}
             values = {"labels": metadata["labels"], "annotations": marks}
             operations = [{"op": "add", "path": f"/metadata/{key}", "value": value} for key, value in values.items()]
-            self._store.put(BY_KIND["ControllerRevision"], await self._kube.patch(live, operations))
+            self._watched.put(BY_KIND["ControllerRevision"], await self._kube.patch(live, operations))
         raise error
 
-    async def _judge(self, observation: Observation, action: Judge) -> Observation:
+    async def _judge(self, observation: Observation, action: SetVerdict) -> Observation:
         operations = [{"op": "add", "path": VERDICT_PATH, "value": action.annotation}]
         if action.model is not None:
             operations.append({"op": "add", "path": MODEL_PATH, "value": action.model})
@@ -187,39 +199,39 @@ class Actor:
         log.info("verdict on %s: %s", _path(stored), action.annotation)
         return _with_revision(observation, stored)
 
-    async def _forget(self, observation: Observation, action: Forget) -> Observation:
+    async def _forget(self, observation: Observation, action: DeleteRevision) -> Observation:
         await self._kube.delete(action.live)
-        self._store.remove(BY_KIND["ControllerRevision"], action.live)
+        self._watched.remove(BY_KIND["ControllerRevision"], action.live)
         log.info("forgot revision %s", _path(action.live))
         return _without_revision(observation, action.live)
 
-    async def _see_to_the_model(self, observation: Observation, action: Make | Amend | Discard) -> Observation:
+    async def _see_to_the_model(self, observation: Observation, action: Create | Patch | Delete) -> Observation:
         """Claims and fetches. One that somebody else made meanwhile is a conflict: look again."""
-        if isinstance(action, Discard):
+        if isinstance(action, Delete):
             await self._kube.delete(action.live)
-            self._store.remove(BY_KIND["Job"], action.live)
+            self._watched.remove(BY_KIND["Job"], action.live)
             log.info("discarded Job %s", _path(action.live))
             if observation.fetch is not action.live:
                 return observation
             return dataclasses.replace(observation, fetch=None, fetch_pods=())
-        if isinstance(action, Amend) and action.warning is not None:
+        if isinstance(action, Patch) and action.warning is not None:
             log.warning("%s", action.warning)
-        if isinstance(action, Make):
+        if isinstance(action, Create):
             stored = await self._kube.create(action.manifest)
         else:
             stored = await self._kube.patch(action.live, list(action.operations))
         self._keep(observation, stored)
-        log.info("%s %s %s", "made" if isinstance(action, Make) else "amended", stored["kind"], _path(stored))
+        log.info("%s %s %s", "made" if isinstance(action, Create) else "amended", stored["kind"], _path(stored))
         if stored["kind"] == "Job":
-            is_new = isinstance(action, Make) and names.FETCH in stored["metadata"].get("labels", {})
-            is_declared = is_new or (isinstance(action, Amend) and observation.fetch is action.live)
+            is_new = isinstance(action, Create) and names.FETCH in stored["metadata"].get("labels", {})
+            is_declared = is_new or (isinstance(action, Patch) and observation.fetch is action.live)
             return dataclasses.replace(observation, fetch=stored) if is_declared else observation
         return dataclasses.replace(observation, claim=stored)
 
     def _keep(self, observation: Observation, stored: Manifest) -> None:
-        """Let the store know of an own write; whoever else has a share in the object is told."""
+        """Let the watch cache know of an own write; whoever else has a share in the object is told."""
         parent = observation.parent
-        self._store.put(BY_KIND[stored["kind"]], stored, reader=(parent.namespace, parent.name))
+        self._watched.put(BY_KIND[stored["kind"]], stored, reader=(parent.namespace, parent.name))
 
     async def _apply(self, observation: Observation, action: Apply) -> Observation:
         if action.live is None:
@@ -247,20 +259,24 @@ def depends(action: Action, refused: Action) -> bool:
     A verdict is written before anything acts on it, and a revision is recorded before it is applied; a repair of what
     runs does neither.
     """
-    if isinstance(refused, (Record, Judge)):
+    if isinstance(refused, (CreateRevision, SetVerdict)):
         if isinstance(action, Apply) and action.manifest["kind"] == "Deployment":
             return action.live is None or action.is_change
-        is_job = isinstance(action, Make) and action.manifest["kind"] == "Job"
-        return is_job or isinstance(action, (Record, Judge, Forget, Discard))
-    return isinstance(refused, Discard) and isinstance(action, Make)
+        is_job = isinstance(action, Create) and action.manifest["kind"] == "Job"
+        return is_job or isinstance(action, (CreateRevision, SetVerdict, DeleteRevision, Delete))
+    return isinstance(refused, Delete) and isinstance(action, Create)
 
 
-def _failing(action: Action, error: ApiError) -> Finding | None:
+def _failing(action: Action, error: ApiError) -> Cause | None:
     """What the user is told; not of what is usual, nor of tidying up."""
-    if error.is_usual or isinstance(action, Forget) or (isinstance(action, (Make, Amend)) and action.optional):
+    if (
+        error.is_usual
+        or isinstance(action, DeleteRevision)
+        or (isinstance(action, (Create, Patch)) and action.optional)
+    ):
         return None
     live = _subject(action)
-    return Finding(
+    return Cause(
         Reason.APPLY_FAILING,
         f"{live['kind']} {live['metadata']['name']} could not be written; it is tried again at least every half "
         f"minute. If this lasts, see to the admission webhook, or the API server, that says so.{detail(error.message)}",
@@ -269,13 +285,17 @@ def _failing(action: Action, error: ApiError) -> Finding | None:
 
 def _subject(action: Action) -> Manifest:
     """The object that an action writes."""
-    return action.live if isinstance(action, (Judge, Learn, Adopt, Forget, Amend, Discard)) else action.manifest
+    return (
+        action.live
+        if isinstance(action, (SetVerdict, SetAdmitted, Adopt, DeleteRevision, Patch, Delete))
+        else action.manifest
+    )
 
 
-def _refused(action: Action, error: ApiError) -> Finding:
+def _refused(action: Action, error: ApiError) -> Cause:
     live = _subject(action)
     remedy = "correct the spec" if error.status == 422 else "see to quota, policy and the operator's permissions"
-    return Finding(
+    return Cause(
         Reason.APPLY_REFUSED,
         f"The API server refused {live['kind']} {live['metadata']['name']}; {remedy}.{detail(error.message)}",
     )

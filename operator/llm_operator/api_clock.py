@@ -16,7 +16,7 @@ OUTAGE_SECONDS = 15.0
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Contact:
+class ApiClock:
     """Fed with every answer and every failure."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

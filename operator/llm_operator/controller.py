@@ -1,7 +1,7 @@
 """The loop: events and a resync put keys into the queue, workers reconcile them. Started by process.py.
 
-The resync lists everything: it fills the store before any work begins, starts the watches of the children where the
-lists end, and makes up for every event that was lost.
+The resync lists everything: it fills the watch cache before any work begins, starts the watches of the children where
+the lists end, and makes up for every event that was lost.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from llm_operator.kube import LLMDEPLOYMENTS, ApiError, Kube, Resource
 from llm_operator.metrics import Metrics, Result
 from llm_operator.observe import OUTDATED
 from llm_operator.reconcile import Key, Reconciler
-from llm_operator.reflector import Follower
-from llm_operator.watch_cache import KINDS, Store
+from llm_operator.reflector import Reflector
+from llm_operator.watch_cache import KINDS, WatchCache
 from llm_operator.workqueue import Pace, QueueClosed, WorkQueue
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Controller:
     def __init__(
         self,
         kube: Kube,
-        store: Store,
+        watched: WatchCache,
         reconciler: Reconciler,
         metrics: Metrics,
         queue: WorkQueue[Key],
@@ -55,8 +55,8 @@ class Controller:
         resync_seconds: float,
     ) -> None:
         self.queue = queue
-        self._store = store
-        self.follower = Follower(kube, store, self.queue.add, metrics.event, self._set_back)
+        self._watched = watched
+        self.reflector = Reflector(kube, watched, self.queue.add, metrics.event, self._set_back)
         self._reconciler = reconciler
         self._metrics = metrics
         self._namespaces: list[str | None] = list(namespaces) or [None]
@@ -95,7 +95,7 @@ class Controller:
         """Why the process should be restarted, or None. An unreachable API server is no such reason."""
         if not self._filled.is_set():
             return None
-        stuck, behind = self.queue.stuck_seconds(), self._store.behind_seconds()
+        stuck, behind = self.queue.stuck_seconds(), self._watched.behind_seconds()
         if stuck > STUCK_SECONDS:
             return f"no worker has moved for {stuck:.0f} s"
         return f"a watch has not delivered for {behind:.0f} s what a list shows" if behind > BLIND_SECONDS else None
@@ -108,7 +108,7 @@ class Controller:
             if all(looked):
                 self._filled.set()
                 self._metrics.resynced()
-                self._reconciler.repairs.forget({one["metadata"]["uid"] for one in self._store.every(LLMDEPLOYMENTS)})
+                self._reconciler.repairs.forget({one["metadata"]["uid"] for one in self._watched.every(LLMDEPLOYMENTS)})
             else:
                 pause = min(RETRY_RESYNC_SECONDS, pause)
             await asyncio.sleep(SOONEST_RESYNC_SECONDS)
@@ -117,11 +117,11 @@ class Controller:
                     await self._look_at_all_soon.wait()
 
     async def _look_at_all(self, namespace: str | None) -> bool:
-        """List all kinds of a namespace into the store and enqueue its LLMDeployments; whether that was possible."""
+        """List all kinds of a namespace into the cache and enqueue its LLMDeployments; whether that was possible."""
         where = namespace or "all namespaces"
         try:
             for resource in KINDS:
-                version = await self.follower.fill(resource, namespace)
+                version = await self.reflector.fill(resource, namespace)
                 watched = resource is LLMDEPLOYMENTS or (resource, namespace) in self._watches
                 if not watched:
                     self._watch(resource, namespace, version)
@@ -131,12 +131,12 @@ class Controller:
         except Exception:
             log.exception("cannot list the objects of %s", where)
             return False
-        self.follower.enqueue_all(namespace)
+        self.reflector.enqueue_all(namespace)
         return True
 
     def _watch(self, resource: Resource, namespace: str | None, version: int) -> None:
         assert self._group is not None
-        following = self.follower.follow(resource, namespace, version)
+        following = self.reflector.reflect(resource, namespace, version)
         name = f"watch {resource.plural} in {namespace or 'all namespaces'}"
         self._watches[resource, namespace] = self._group.create_task(following, name=name)
 
@@ -155,7 +155,7 @@ class Controller:
         self._look_at_all_soon.set()
 
     async def _work_until_closed(self, group: asyncio.TaskGroup) -> None:
-        # What is not in the store yet would seem to be missing.
+        # What is not in the watch cache yet would seem to be missing.
         await self._filled.wait()
         while True:
             try:

@@ -17,7 +17,7 @@ import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
-from llm_operator.api_clock import Contact
+from llm_operator.api_clock import ApiClock
 from llm_operator.core.names import FIELD_MANAGER, Manifest
 from llm_operator.credentials import load_configuration, open_session
 
@@ -110,7 +110,7 @@ class Kube:
         self._renewed = float("-inf")
         self._before_write = before_write
         self._on_request = on_request
-        self.contact = Contact()
+        self.api_clock = ApiClock()
 
     @classmethod
     async def connect(cls, **hooks: Any) -> Self:
@@ -186,7 +186,7 @@ class Kube:
             if status:
                 raise ApiError(0, WATCH_BROKEN, f"{type(error).__name__}: {error}") from error
             self._on_request("watch", resource.plural, 0, time.monotonic() - started)
-            self.contact.failed()
+            self.api_clock.failed()
             raise _unreachable(error) from error
 
     async def serves(self, resource: Resource) -> bool:
@@ -284,7 +284,7 @@ class Kube:
         finally:
             self._on_request(method.lower(), _plural(path), status, time.monotonic() - started)
             if status == 0 and speaks_for_the_server:
-                self.contact.failed()
+                self.api_clock.failed()
         if status < 500 or speaks_for_the_server:
             await self._heard(status, date)
         if status >= 400:
@@ -320,9 +320,9 @@ class Kube:
         """Draw the conclusions from an answer."""
         # 429 is an answer too: a busy server has not lost sight of its cluster.
         if status < 500:
-            self.contact.answered(date)
+            self.api_clock.answered(date)
         else:
-            self.contact.failed()
+            self.api_clock.failed()
         if status == 401:
             await self._renew()
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from llm_operator.core.leadership import Candidate, Sighting, claim, held_by_another, release, sight
+from llm_operator.core.leadership import Candidate, Sighting, acquisition, held_by_another, release, sight
 from llm_operator.core.names import Manifest
 from llm_operator.kube import ApiError
 
@@ -84,7 +84,7 @@ def own_identity(environment: Mapping[str, str] = os.environ) -> str:
 
 
 @dataclass(slots=True)
-class _Contact:
+class _LastAnswer:
     """What the API server said last, for readiness and so that nothing is logged twice."""
 
     at: float = float("-inf")
@@ -92,7 +92,7 @@ class _Contact:
 
 
 class Leadership:
-    """`acquire`, then `keep` beside the work, then, once nothing can write any more, `release`."""
+    """`acquire`, then `renew` beside the work, then, once nothing can write any more, `release`."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Leadership:
         self._renewed = float("-inf")
         # What we wrote last. None, while a write is under way or after it failed: then the store must be read.
         self._written: Manifest | None = None
-        self._contact = _Contact()
+        self._last_answer = _LastAnswer()
 
     def valid(self) -> bool:
         """Whether the lease is surely ours at this moment."""
@@ -117,7 +117,7 @@ class Leadership:
 
     def standing_by(self) -> bool:
         """Whether the lease is not ours, and could be taken if its holder died: the API server answers us."""
-        return not self.valid() and self._clock() < self._contact.at + LEASE_SECONDS
+        return not self.valid() and self._clock() < self._last_answer.at + LEASE_SECONDS
 
     async def acquire(self) -> None:
         """Wait until the lease is ours."""
@@ -127,7 +127,7 @@ class Leadership:
                 return
             await asyncio.sleep(RETRY_SECONDS * random.uniform(1.0, 1.2))  # noqa: S311 - jitter
 
-    async def keep(self) -> NoReturn:
+    async def renew(self) -> NoReturn:
         """Renew the lease until that fails for too long or somebody else holds it; raises LeadershipLost."""
         while True:
             await asyncio.sleep(min(RETRY_SECONDS, max(self._seconds_left(), 0)))
@@ -164,21 +164,21 @@ class Leadership:
         except (ApiError, TimeoutError) as error:
             self._complain(error)
             return False
-        self._contact.at = self._clock()
+        self._last_answer.at = self._clock()
         self._renewed = started if held else float("-inf")
         return held
 
     async def _write(self, lease: Manifest | None) -> bool:
-        """Claim the lease as it was read, or note who has it."""
+        """Take or renew the lease as it was read, or note who has it."""
         now = self._clock()
         self._seen = sight(lease, self._seen, now)
-        claimed = claim(lease, self._seen, self._candidate, now=now, date=_now())
-        if claimed is None:
+        taken = acquisition(lease, self._seen, self._candidate, now=now, date=_now())
+        if taken is None:
             self._tell(logging.INFO, f"standing by: {self._seen.holder if self._seen else 'another operator'} leads")
             return False
-        self._written = await (self._store.create(claimed) if lease is None else self._store.replace(claimed))
+        self._written = await (self._store.create(taken) if lease is None else self._store.replace(taken))
         self._seen = sight(self._written, self._seen, self._clock())
-        self._contact.told = None
+        self._last_answer.told = None
         return True
 
     def _complain(self, error: ApiError | TimeoutError) -> None:
@@ -187,7 +187,7 @@ class Leadership:
             return
         if error.status == 409:
             # Another candidate was faster; the next look tells which.
-            self._contact.at = self._clock()
+            self._last_answer.at = self._clock()
             return
         remedy = REMEDIES.get(error.status)
         where = f"{self._candidate.namespace}/{self._candidate.name}"
@@ -196,9 +196,9 @@ class Leadership:
 
     def _tell(self, level: int, text: str) -> None:
         """Log, unless the last word was the same: an attempt is made every two seconds."""
-        if text != self._contact.told:
+        if text != self._last_answer.told:
             log.log(level, "%s", text)
-        self._contact.told = text
+        self._last_answer.told = text
 
 
 def _now() -> datetime:

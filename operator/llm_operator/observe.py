@@ -1,7 +1,7 @@
 """Gathers all that one decision looks at. Called by reconcile.py; writes nothing to the cluster.
 
-Usually from the store, that is from what the watches delivered. Live where it must be the newest: before a
-revision is condemned or an edit undone, and after a conflict has shown that the store is behind.
+Usually from the watch cache, that is from what the watches delivered. Live where it must be the newest: before a
+revision is condemned or an edit undone, and after a conflict has shown that the watch cache is behind.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from llm_operator.core import names
 from llm_operator.core.diagnosis.messages import secrets_not_found
 from llm_operator.core.diagnosis.pods import denied_with_secrets
 from llm_operator.core.model_cache.fetch_job import fetch_name, may_be_refused
-from llm_operator.core.model_cache.known_models import refilled
+from llm_operator.core.model_cache.known_models import pin_to_recorded_commit
 from llm_operator.core.model_cache.prune import may_be_pruned
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import InvalidSpec, Neighbourhood, Observation, Parent, Settings, Suspicion
@@ -34,7 +34,7 @@ from llm_operator.kube import (
     Kube,
     Resource,
 )
-from llm_operator.watch_cache import Store
+from llm_operator.watch_cache import WatchCache
 
 # A kubelet's event: it pulls without the Secret, and the registry's no says nothing of that.
 NO_PULL_SECRET = "FailedToRetrieveImagePullSecret"  # noqa: S105 - a reason, not a secret
@@ -45,7 +45,7 @@ OUTDATED = "Outdated"
 
 async def observe(
     kube: Kube,
-    store: Store,
+    watched: WatchCache,
     namespace: str,
     name: str,
     *,
@@ -55,20 +55,20 @@ async def observe(
 ) -> Observation | None:
     """The world around one LLMDeployment; None when it does not exist. Raises ApiError."""
     if live:
-        parent, deployment, service, pods, revisions = await _read_live(kube, store, namespace, name)
+        parent, deployment, service, pods, revisions = await _read_live(kube, watched, namespace, name)
     else:
-        parent = store.get(LLMDEPLOYMENTS, namespace, name)
+        parent = watched.get(LLMDEPLOYMENTS, namespace, name)
         if parent is None:
             return None
         deployment, service = await asyncio.gather(
-            _known(kube, store, DEPLOYMENTS, namespace, name, reader=name),
-            _known(kube, store, SERVICES, namespace, name, reader=name),
+            _known(kube, watched, DEPLOYMENTS, namespace, name, reader=name),
+            _known(kube, watched, SERVICES, namespace, name, reader=name),
         )
-        pods, revisions = (store.children(resource, namespace, name) for resource in (PODS, CONTROLLER_REVISIONS))
+        pods, revisions = (watched.children(resource, namespace, name) for resource in (PODS, CONTROLLER_REVISIONS))
     if parent is None:
         return None
     read = parse_parent(parent)
-    model = await _model(kube, store, read, revisions, settings, live=live)
+    model = await _model(kube, watched, read, revisions, settings, live=live)
     own_pods = tuple(pod for pod in pods if is_pod_of(name, pod))
     events = await _events_of_fetch(kube, model)
     return Observation(
@@ -79,24 +79,24 @@ async def observe(
         revisions=tuple(revisions),
         replica_sets=tuple(await _replica_sets(kube, namespace, name, deployment)),
         missing_secrets=await _missing_secrets(kube, namespace, denied_with_secrets(own_pods)),
-        now=kube.contact.now(),
-        contact_since=kube.contact.since,
+        now=kube.api_clock.now(),
+        contact_since=kube.api_clock.since,
         suspicion=suspicion,
         claim=model.claim,
         others_keep_claim=model.others_keep_claim,
         fetch=model.fetch,
         fetch_pods=model.pods,
         fetch_events=tuple(events),
-        other_fetches=_other_fetches(store, read, model.fetch),
-        neighbourhood=await _neighbourhood(kube, store, read, model.claim, live=live),
+        other_fetches=_other_fetches(watched, read, model.fetch),
+        neighbourhood=await _neighbourhood(kube, watched, read, model.claim, live=live),
     )
 
 
-def _other_fetches(store: Store, parent: Parent, declared: Manifest | None) -> tuple[Manifest, ...]:
+def _other_fetches(watched: WatchCache, parent: Parent, declared: Manifest | None) -> tuple[Manifest, ...]:
     """Jobs of the parent besides the one that it declares now. Old news do no harm: a write of them fails."""
     return tuple(
         job
-        for job in store.children(JOBS, parent.namespace, parent.uid)
+        for job in watched.children(JOBS, parent.namespace, parent.uid)
         if names.FETCH in job["metadata"].get("labels", {})
         and (declared is None or job["metadata"]["uid"] != declared["metadata"]["uid"])
     )
@@ -111,7 +111,7 @@ class _Model:
 
 
 async def _model(
-    kube: Kube, store: Store, parent: Parent, revisions: list[Manifest], settings: Settings, *, live: bool
+    kube: Kube, watched: WatchCache, parent: Parent, revisions: list[Manifest], settings: Settings, *, live: bool
 ) -> _Model:
     """The claim of the declared cache, and the fetch into it."""
     spec, namespace = parent.spec, parent.namespace
@@ -119,18 +119,18 @@ async def _model(
     if isinstance(spec, InvalidSpec) or cache is None or parent.deleting:
         return _Model()
     read = _get if live else _known
-    claim = await read(kube, store, CLAIMS, namespace, cache.claim_name, reader=parent.name)
-    kept = cache.deletion_policy == "Delete" and _others_keep(store, parent, cache.claim_name)
+    claim = await read(kube, watched, CLAIMS, namespace, cache.claim_name, reader=parent.name)
+    kept = cache.deletion_policy == "Delete" and _others_keep(watched, parent, cache.claim_name)
     if claim is None:
         return _Model(others_keep_claim=kept)
-    name = fetch_name(refilled(spec, read_history(parent, revisions), claim), claim, settings)
+    name = fetch_name(pin_to_recorded_commit(spec, read_history(parent, revisions), claim), claim, settings)
     group, selector = names.group_of_fetch(name), f"{names.FETCH}={name}"
     if not live:
-        found = store.get(JOBS, namespace, name), store.children(PODS, namespace, group)
+        found = watched.get(JOBS, namespace, name), watched.children(PODS, namespace, group)
     else:
         job, pods = await asyncio.gather(
-            _get(kube, store, JOBS, namespace, name, reader=parent.name),
-            _find(kube, store, PODS, namespace, group, selector, reader=parent.name),
+            _get(kube, watched, JOBS, namespace, name, reader=parent.name),
+            _find(kube, watched, PODS, namespace, group, selector, reader=parent.name),
         )
         found = job, pods
     return _Model(claim, kept, found[0], tuple(found[1]))
@@ -139,7 +139,7 @@ async def _model(
 async def _events_of_fetch(kube: Kube, model: _Model) -> list[Manifest]:
     """Why a Job has no pods stands nowhere else: it is asked only where that is so."""
     job = model.fetch
-    if job is None or not may_be_refused(job, model.pods, kube.contact.now()):
+    if job is None or not may_be_refused(job, model.pods, kube.api_clock.now()):
         return []
     try:
         about = f"regarding.uid={job['metadata']['uid']}"
@@ -149,9 +149,9 @@ async def _events_of_fetch(kube: Kube, model: _Model) -> list[Manifest]:
         return []
 
 
-def _others_keep(store: Store, parent: Parent, claim: str) -> bool:
+def _others_keep(watched: WatchCache, parent: Parent, claim: str) -> bool:
     """Whether another LLMDeployment names the claim and wants it kept."""
-    for other in store.every(LLMDEPLOYMENTS):
+    for other in watched.every(LLMDEPLOYMENTS):
         metadata, cache = other["metadata"], other.get("spec", {}).get("cache")
         if metadata["namespace"] != parent.namespace or metadata["uid"] == parent.uid or cache is None:
             continue
@@ -161,81 +161,83 @@ def _others_keep(store: Store, parent: Parent, claim: str) -> bool:
 
 
 async def _neighbourhood(
-    kube: Kube, store: Store, parent: Parent, claim: Manifest | None, *, live: bool
+    kube: Kube, watched: WatchCache, parent: Parent, claim: Manifest | None, *, live: bool
 ) -> Neighbourhood | None:
     """All that a claim may be used for, where it may be pruned; for most there is nothing to do."""
     cache = None if isinstance(parent.spec, InvalidSpec) else parent.spec.used_cache
     if cache is None or claim is None or not may_be_pruned(cache, claim):
         return None
     everything = await asyncio.gather(
-        *(_everything(kube, store, one, parent.namespace, live=live) for one in NEIGHBOURS)
+        *(_everything(kube, watched, one, parent.namespace, live=live) for one in NEIGHBOURS)
     )
     llmdeployments, revisions, jobs = everything
     specs = tuple(one.get("spec", {}) for one in llmdeployments if one["metadata"]["uid"] != parent.uid)
     return Neighbourhood(specs, tuple(revisions), tuple(jobs))
 
 
-async def _everything(kube: Kube, store: Store, resource: Resource, namespace: str, *, live: bool) -> list[Manifest]:
+async def _everything(
+    kube: Kube, watched: WatchCache, resource: Resource, namespace: str, *, live: bool
+) -> list[Manifest]:
     """All objects of a kind that are watched in a namespace."""
     if not live:
-        return [one for one in store.every(resource) if one["metadata"]["namespace"] == namespace]
+        return [one for one in watched.every(resource) if one["metadata"]["namespace"] == namespace]
     selector = "" if resource is LLMDEPLOYMENTS else names.MANAGED_SELECTOR
     found = await kube.find(resource, namespace, label_selector=selector)
     for one in found:
         # Also what is its own is news to it: the rest was read before.
-        store.put(resource, one)
+        watched.put(resource, one)
     return found
 
 
 async def _read_live(
-    kube: Kube, store: Store, namespace: str, name: str
+    kube: Kube, watched: WatchCache, namespace: str, name: str
 ) -> tuple[Manifest | None, Manifest | None, Manifest | None, list[Manifest], list[Manifest]]:
-    """Ask the API server, and let the store know."""
+    """Ask the API server, and let the watch cache know."""
     selector = names.selector_string(name)
     parent, deployment, service, pods, revisions = await asyncio.gather(
-        _get(kube, store, LLMDEPLOYMENTS, namespace, name, reader=name),
-        _get(kube, store, DEPLOYMENTS, namespace, name, reader=name),
-        _get(kube, store, SERVICES, namespace, name, reader=name),
-        _find(kube, store, PODS, namespace, name, selector, reader=name),
-        _find(kube, store, CONTROLLER_REVISIONS, namespace, name, selector, reader=name),
+        _get(kube, watched, LLMDEPLOYMENTS, namespace, name, reader=name),
+        _get(kube, watched, DEPLOYMENTS, namespace, name, reader=name),
+        _get(kube, watched, SERVICES, namespace, name, reader=name),
+        _find(kube, watched, PODS, namespace, name, selector, reader=name),
+        _find(kube, watched, CONTROLLER_REVISIONS, namespace, name, selector, reader=name),
     )
     return parent, deployment, service, pods, revisions
 
 
 async def _known(
-    kube: Kube, store: Store, resource: Resource, namespace: str, name: str, *, reader: str
+    kube: Kube, watched: WatchCache, resource: Resource, namespace: str, name: str, *, reader: str
 ) -> Manifest | None:
-    """From the store; what is not there may be somebody else's, whose objects are not watched."""
-    return store.get(resource, namespace, name) or await _get(kube, store, resource, namespace, name, reader=reader)
+    """From the watch cache; what is not there may be somebody else's, whose objects are not watched."""
+    return watched.get(resource, namespace, name) or await _get(kube, watched, resource, namespace, name, reader=reader)
 
 
 async def _get(
-    kube: Kube, store: Store, resource: Resource, namespace: str, name: str, *, reader: str
+    kube: Kube, watched: WatchCache, resource: Resource, namespace: str, name: str, *, reader: str
 ) -> Manifest | None:
-    known = store.get(resource, namespace, name)
+    known = watched.get(resource, namespace, name)
     live = await kube.get(resource, namespace, name)
     if live is None and known is not None:
-        store.remove(resource, known)
-    if live is not None and store.knows_newer(resource, live):
+        watched.remove(resource, known)
+    if live is not None and watched.knows_newer(resource, live):
         # From a server that lags, or the watch was faster than this answer: decided by it, the news would be lost.
         raise ApiError(409, OUTDATED, f"{resource.plural} {namespace}/{name} was read older than it is known to be")
     # Of the others only those that a watch will also tell of.
     if live is not None and (resource is LLMDEPLOYMENTS or names.is_managed(live)):
-        store.put(resource, live, reader=(namespace, reader))
+        watched.put(resource, live, reader=(namespace, reader))
     return live
 
 
 async def _find(
-    kube: Kube, store: Store, resource: Resource, namespace: str, name: str, selector: str, *, reader: str
+    kube: Kube, watched: WatchCache, resource: Resource, namespace: str, name: str, selector: str, *, reader: str
 ) -> list[Manifest]:
-    known = store.children(resource, namespace, name)
+    known = watched.children(resource, namespace, name)
     found = await kube.find(resource, namespace, label_selector=selector)
     for live in found:
-        store.put(resource, live, reader=(namespace, reader))
+        watched.put(resource, live, reader=(namespace, reader))
     uids = {live["metadata"]["uid"] for live in found}
     for old in known:
         if old["metadata"]["uid"] not in uids:
-            store.remove(resource, old)
+            watched.remove(resource, old)
     return found
 
 

@@ -17,7 +17,7 @@ import aiohttp
 import kopf
 
 from llm_operator import __version__, watch
-from llm_operator.api.conditions import Finding
+from llm_operator.api.conditions import Cause
 from llm_operator.controller import Controller
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Settings
@@ -27,7 +27,7 @@ from llm_operator.leader_election import LEASE_NAME, Leadership, LeadershipLost,
 from llm_operator.metrics import Metrics
 from llm_operator.reconcile import Key, Reconciler
 from llm_operator.settings import OperatorSettings
-from llm_operator.watch_cache import Store
+from llm_operator.watch_cache import WatchCache
 from llm_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class _Process:
         self._settings = settings
         self.kube = kube
         self._metrics = metrics
-        self._store = Store()
+        self._watched = WatchCache()
         decisions = Settings(
             server_image=settings.server_image,
             confirm_seconds=settings.confirm_seconds,
@@ -89,8 +89,8 @@ class _Process:
         queue: WorkQueue[Key] = WorkQueue()
         self._controller = Controller(
             kube,
-            self._store,
-            Reconciler(kube, self._store, decisions, on_verdict=self._count_verdict, wake=queue.add),
+            self._watched,
+            Reconciler(kube, self._watched, decisions, on_verdict=self._count_verdict, wake=queue.add),
             metrics,
             queue,
             namespaces=settings.namespaces,
@@ -153,7 +153,7 @@ class _Process:
             await asyncio.Event().wait()
             return
         try:
-            await self.leadership.keep()
+            await self.leadership.renew()
         except LeadershipLost as error:
             _die(str(error))
 
@@ -180,7 +180,7 @@ class _Process:
         before = asyncio.all_tasks()
         opened: list[aiohttp.ClientSession] = []
         watches = await kopf.spawn_tasks(
-            registry=watch.build_registry(self._controller.follower, opened),
+            registry=watch.build_registry(self._controller.reflector, opened),
             settings=watch.build_settings(),
             standalone=True,
             clusterwide=not self._settings.namespaces,
@@ -203,7 +203,7 @@ class _Process:
                 task.result()
             raise RuntimeError(f"{task.get_name()} ended although nobody asked for it")
 
-    def _count_verdict(self, outcome: Finding, rejects: bool, rolls_back: bool) -> None:
+    def _count_verdict(self, outcome: Cause, rejects: bool, rolls_back: bool) -> None:
         self._metrics.judged("rejected" if rejects else "good", outcome.reason)
         if rolls_back:
             self._metrics.rolled_back(outcome.reason)
@@ -211,7 +211,7 @@ class _Process:
     def _count_conditions(self) -> Counter[tuple[str, str, str]]:
         return Counter(
             (one["type"], one["status"], one["reason"])
-            for live in self._store.every(LLMDEPLOYMENTS)
+            for live in self._watched.every(LLMDEPLOYMENTS)
             for one in live.get("status", {}).get("conditions", [])
         )
 

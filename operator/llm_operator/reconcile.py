@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from llm_operator.act import Actor, Failure, Outcome
-from llm_operator.api.conditions import Finding, Reason
-from llm_operator.core.actions import Action, Apply, Judge, Plan
+from llm_operator.api.conditions import Cause, Reason
+from llm_operator.core.actions import Action, Apply, Plan, SetVerdict
 from llm_operator.core.model_cache.fetch_job import current_fetch
 from llm_operator.core.observation import Admitted, Observation, Settings, Suspicion
 from llm_operator.core.planner import plan
@@ -18,7 +18,7 @@ from llm_operator.core.status.hand_edits import HandEdit, hand_edit
 from llm_operator.fetch_log import FetchLogs
 from llm_operator.kube import ApiError, Kube
 from llm_operator.observe import observe
-from llm_operator.watch_cache import Store
+from llm_operator.watch_cache import WatchCache
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class RepairBudget:
         return 0.0 if writes < self.burst else min(2.0 ** (writes - self.burst + 1), self.longest)
 
 
-OnVerdict = Callable[[Finding, bool, bool], None]  # the outcome, whether it rejects, and whether that rolls back
+OnVerdict = Callable[[Cause, bool, bool], None]  # the outcome, whether it rejects, and whether that rolls back
 
 
 class Reconciler:
@@ -87,7 +87,7 @@ class Reconciler:
     def __init__(
         self,
         kube: Kube,
-        store: Store,
+        watched: WatchCache,
         settings: Settings,
         *,
         on_verdict: OnVerdict = lambda *_: None,
@@ -95,9 +95,9 @@ class Reconciler:
     ) -> None:
         self.repairs = RepairBudget()
         self._kube = kube
-        self._store = store
+        self._watched = watched
         self._settings = settings
-        self._actor = Actor(kube, store)
+        self._actor = Actor(kube, watched)
         self._on_verdict = on_verdict
         self._suspicions: dict[Key, Suspicion] = {}
         self._behind: set[Key] = set()
@@ -175,10 +175,10 @@ class Reconciler:
 
     async def _tell_failure(self, key: Key, outcome: Outcome, failure: Failure, began: float) -> None:
         """Write into the status that writes fail, if they do for more than a moment. Raises ApiError for a conflict."""
-        if failure.finding is None or time.monotonic() - self._failing.setdefault(key, began) < TELL_FAILING_SECONDS:
+        if failure.cause is None or time.monotonic() - self._failing.setdefault(key, began) < TELL_FAILING_SECONDS:
             return
         try:
-            await self._tell(key, dataclasses.replace(outcome, obstacle=failure.finding))
+            await self._tell(key, dataclasses.replace(outcome, obstacle=failure.cause))
         except ApiError as error:
             if error.is_usual:
                 raise
@@ -187,7 +187,7 @@ class Reconciler:
     async def _observe(self, key: Key, *, live: bool) -> Observation | None:
         observation = await observe(
             self._kube,
-            self._store,
+            self._watched,
             *key,
             settings=self._settings,
             live=live,
@@ -232,7 +232,7 @@ class Reconciler:
             parent = outcome.observation.parent
             self.repairs.spend(parent.uid, parent.generation, time.monotonic())
         for action in outcome.done:
-            if isinstance(action, Judge) and action.outcome is not None:
+            if isinstance(action, SetVerdict) and action.outcome is not None:
                 self._on_verdict(action.outcome, action.rejects, action.rolls_back)
 
     def _pause(self, observation: Observation) -> float:
@@ -255,10 +255,10 @@ def _is_repair(action: Action) -> bool:
     return isinstance(action, Apply) and action.live is not None and not action.is_change
 
 
-def _changed_back(repair: Action) -> Finding:
+def _changed_back(repair: Action) -> Cause:
     assert isinstance(repair, Apply)
     kind, name = repair.manifest["kind"], repair.manifest["metadata"]["name"]
-    return Finding(
+    return Cause(
         Reason.DRIFT_NOT_REPAIRED,
         f"Something keeps changing {repair.path} of {kind} {name}; find it with `kubectl get {kind.lower()} {name} "
         "-o yaml --show-managed-fields`. Repairs go on at a slower pace.",

@@ -1,4 +1,4 @@
-"""Lists, and watches of the children: they keep the store up to date and say which LLMDeployments to look at.
+"""Lists, and watches of the children: they keep the watch cache up to date and say which LLMDeployments to look at.
 
 Of ten events nine are about children, and kopf, which brings those of the LLMDeployments (watch.py), takes ten times
 as long for an event as it takes to read one (ADR 1). Used by controller.py, and by watch.py for what kopf brings.
@@ -14,7 +14,7 @@ from llm_operator.api.types import KIND
 from llm_operator.core import names
 from llm_operator.core.names import Manifest
 from llm_operator.kube import CLAIMS, JOBS, LLMDEPLOYMENTS, WATCH_BROKEN, ApiError, Kube, Resource
-from llm_operator.watch_cache import Place, Store
+from llm_operator.watch_cache import Place, WatchCache
 
 log = logging.getLogger(__name__)
 
@@ -24,27 +24,27 @@ LASTED_SECONDS = 10.0
 OnSetBack = Callable[[Resource, str | None, int], None]
 
 
-class Follower:
-    """Fills the store from lists and events; `enqueue` is told the LLMDeployment of each change in the store."""
+class Reflector:
+    """Fills the watch cache from lists and events; `enqueue` is told the LLMDeployment of each change in it."""
 
     def __init__(
         self,
         kube: Kube,
-        store: Store,
+        watched: WatchCache,
         enqueue: Callable[[Place], None],
         on_event: Callable[[str], None],
         on_set_back: OnSetBack = lambda *_: None,
     ) -> None:
         self._kube = kube
-        self._store = store
+        self._watched = watched
         self._enqueue = enqueue
         self._on_event = on_event
         self._on_set_back = on_set_back
-        store.on_news(self._tell)
+        watched.on_news(self._tell)
 
     async def fill(self, resource: Resource, namespace: str | None) -> int:
-        """List all objects of a kind into the store; the version that the list is of. Raises ApiError."""
-        listing = self._store.listing(resource, namespace)
+        """List all objects of a kind into the watch cache; the version that the list is of. Raises ApiError."""
+        listing = self._watched.listing(resource, namespace)
         version = 0
         async for page, version in self._kube.pages(resource, namespace, label_selector=_selector(resource)):
             listing.take(page, version)
@@ -53,7 +53,7 @@ class Follower:
             self._on_set_back(resource, namespace, version)
         return version
 
-    async def follow(self, resource: Resource, namespace: str | None, version: int | None) -> None:
+    async def reflect(self, resource: Resource, namespace: str | None, version: int | None) -> None:
         """Take the events after a version, for ever; None lists first, as it is done when the version is too old."""
         clock, pauses = asyncio.get_running_loop(), iter(EndlessBackoff())
         while True:
@@ -64,7 +64,7 @@ class Follower:
                     await self.fill(LLMDEPLOYMENTS, namespace)
                     version = await self.fill(resource, namespace)
                     self.enqueue_all(namespace)
-                self._store.caught_up(resource, version)
+                self._watched.caught_up(resource, version)
                 selector = _selector(resource)
                 async for event in self._kube.watch(resource, namespace, label_selector=selector, version=version):
                     told = int(event["object"]["metadata"]["resourceVersion"])
@@ -72,7 +72,7 @@ class Follower:
                         raise ApiError(410, "Expired", f"version {told} after {version}")
                     self.take(resource, event)
                     version = told
-                    self._store.saw(resource, namespace, version)
+                    self._watched.saw(resource, namespace, version)
             except ApiError as error:
                 log.warning("watch of %s: %s", resource.plural, error)
                 # The version may be too old, or not there yet: who was away may be back with an older state.
@@ -92,10 +92,10 @@ class Follower:
             return
         self._on_event(resource.plural)
         if event["type"] == "DELETED":
-            self._store.remove(resource, live, watched=True)
+            self._watched.remove(resource, live, watched=True)
             self._tell(resource, live)
         else:
-            self._store.put(resource, live, watched=True)
+            self._watched.put(resource, live, watched=True)
 
     def _tell(self, resource: Resource, live: Manifest, reader: Place | None = None) -> None:
         for parent in self._parents(resource, live["metadata"]):
@@ -112,19 +112,19 @@ class Follower:
         if resource is LLMDEPLOYMENTS:
             return {name}
         if resource is CLAIMS:
-            everybody = self._store.every(LLMDEPLOYMENTS)
+            everybody = self._watched.every(LLMDEPLOYMENTS)
             here = (one for one in everybody if one["metadata"]["namespace"] == namespace)
             return {one["metadata"]["name"] for one in here if _claim_of(one) == name}
         labels = metadata.get("labels", {})
         if names.FETCH in labels:
-            job = self._store.get(JOBS, namespace, labels[names.FETCH])
+            job = self._watched.get(JOBS, namespace, labels[names.FETCH])
             return _owners(metadata) | (set() if job is None else _owners(job["metadata"]))
         label = labels.get(names.INSTANCE)
         return _owners(metadata) | ({label} if label else set())
 
     def enqueue_all(self, namespace: str | None) -> None:
         """Have every LLMDeployment of a namespace looked at."""
-        for live in self._store.every(LLMDEPLOYMENTS):
+        for live in self._watched.every(LLMDEPLOYMENTS):
             if namespace in (None, live["metadata"]["namespace"]):
                 self._enqueue((live["metadata"]["namespace"], live["metadata"]["name"]))
 

@@ -1,4 +1,4 @@
-"""The LLMDeployments' events through kopf, and nothing else of kopf: each goes into the store, its key into the queue.
+"""The LLMDeployments' events through kopf, and nothing else of kopf: each goes into the cache, its key into the queue.
 
 No create, update or delete handlers, no timers and no daemons: so kopf sets no finalizer and no
 annotation, and nothing is decided by the kind of an event (ADR 1). Used by process.py.
@@ -13,13 +13,13 @@ import kopf
 
 from llm_operator.credentials import load_configuration, open_session
 from llm_operator.kube import LLMDEPLOYMENTS
-from llm_operator.reflector import EndlessBackoff, Follower
+from llm_operator.reflector import EndlessBackoff, Reflector
 
 LOGIN_PAUSE_SECONDS = 10.0
 
 
-def build_registry(follower: Follower, opened: list[aiohttp.ClientSession]) -> kopf.OperatorRegistry:
-    """A handler that gives every event to the follower.
+def build_registry(reflector: Reflector, opened: list[aiohttp.ClientSession]) -> kopf.OperatorRegistry:
+    """A handler that gives every event to the reflector.
 
     Sessions that are opened go into `opened`: kopf does not close each of them.
     """
@@ -42,7 +42,7 @@ def build_registry(follower: Follower, opened: list[aiohttp.ClientSession]) -> k
 
     @kopf.on.event(group, version, LLMDEPLOYMENTS.plural, registry=registry)
     async def changed(*, event: Mapping[str, Any], **_: Any) -> None:
-        follower.take(LLMDEPLOYMENTS, event)
+        reflector.take(LLMDEPLOYMENTS, event)
 
     return registry
 

@@ -41,7 +41,7 @@ _Kind = dict[Place, Manifest]
 OnNews = Callable[[Resource, Manifest, Place | None], None]
 
 
-class Store:
+class WatchCache:
     """Objects by kind and name, and children by the LLMDeployment, or the fetch, whose label they carry."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -165,7 +165,7 @@ class Store:
     def take(self, resource: Resource, page: Iterable[Manifest]) -> set[Place]:
         """Take listed objects; returns where they stand.
 
-        What is news to the store the watch has still to deliver: `behind_seconds` tells if it never does.
+        What is news to the watch cache the watch has still to deliver: `behind_seconds` tells if it never does.
         """
         listed = set()
         for live in page:
@@ -229,9 +229,9 @@ class Listing:
     cluster was set back.
     """
 
-    def __init__(self, store: Store, resource: Resource, namespace: str | None, *, asked: float) -> None:
-        self._store, self._resource, self._namespace = store, resource, namespace
-        self._asked, self._seen = asked, store.seen(resource, namespace)
+    def __init__(self, watched: WatchCache, resource: Resource, namespace: str | None, *, asked: float) -> None:
+        self._watched, self._resource, self._namespace = watched, resource, namespace
+        self._asked, self._seen = asked, watched.seen(resource, namespace)
         self._listed: set[Place] = set()
         self._version = 0
         self.is_set_back = False
@@ -240,17 +240,17 @@ class Listing:
         """Take some of its objects as they were at a version, which is the same for all pages."""
         self._version = version
         # Another list may have found it out meanwhile.
-        seen = min(self._seen, self._store.seen(self._resource, self._namespace))
-        contradicted = version < seen or self._store.contradicts(self._resource, page, version, self._asked)
+        seen = min(self._seen, self._watched.seen(self._resource, self._namespace))
+        contradicted = version < seen or self._watched.contradicts(self._resource, page, version, self._asked)
         if contradicted and not self.is_set_back:
             self.is_set_back = True
-            self._store.set_back(self._resource, self._namespace, version)
-        self._listed |= self._store.take(self._resource, page)
+            self._watched.set_back(self._resource, self._namespace, version)
+        self._listed |= self._watched.take(self._resource, page)
 
     def end(self) -> None:
         """That was all: what it does not hold is gone."""
-        self._store.drop_others(self._resource, self._namespace, self._listed, self._version)
-        self._store.saw(self._resource, self._namespace, self._version)
+        self._watched.drop_others(self._resource, self._namespace, self._listed, self._version)
+        self._watched.saw(self._resource, self._namespace, self._version)
 
 
 def _parents(resource: Resource, live: Manifest) -> list[str]:

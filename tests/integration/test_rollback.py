@@ -280,11 +280,11 @@ def revision(version: Manifest, which: str) -> str:
     return found
 
 
-Course = Callable[[Subject], None]
-COURSES: dict[str, Course] = {}
+RevisionTarget = Callable[[Subject], None]
+COURSES: dict[str, RevisionTarget] = {}
 
 
-def course(run: Course) -> Course:
+def course(run: RevisionTarget) -> RevisionTarget:
     """One of the tests."""
     COURSES[run.__name__] = run
     return run

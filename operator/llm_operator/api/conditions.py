@@ -207,7 +207,7 @@ FETCH_REASONS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Cause:
     """A fact with its reason and a message that ends in a remedy where one is known.
 
     The reason is a `Reason`, but for what a newer operator recorded, which is passed on.

@@ -2,26 +2,26 @@
 
 from dataclasses import dataclass, field
 
-from llm_operator.api.conditions import Finding
+from llm_operator.api.conditions import Cause
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Accepted, Parent, Suspicion
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class CreateRevision:
     """Create the ControllerRevision of a revision, with its first verdict."""
 
     manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class SetVerdict:
     """Write another verdict onto a ControllerRevision as it was read."""
 
     live: Manifest
     annotation: str
     # Set when the verdict says so for the first time: what the outcome is and why.
-    outcome: Finding | None = None
+    outcome: Cause | None = None
     rejects: bool = False
     rolls_back: bool = False
     # The annotation that pins the model, when that is written with it.
@@ -29,7 +29,7 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True)
-class Learn:
+class SetAdmitted:
     """Write onto a ControllerRevision what admission makes of its Deployment."""
 
     live: Manifest
@@ -62,14 +62,14 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
+class DeleteRevision:
     """Delete a ControllerRevision as it was read: nothing needs it any more."""
 
     live: Manifest
 
 
 @dataclass(frozen=True, slots=True)
-class Make:
+class Create:
     """Create a claim, or a Job that works on one.
 
     `optional`: if it is refused nothing is wrong with the LLMDeployment, and the log is told.
@@ -80,7 +80,7 @@ class Make:
 
 
 @dataclass(frozen=True, slots=True)
-class Amend:
+class Patch:
     """JSON patch of a claim or a fetch's Job as it was read: others may have a share in it."""
 
     live: Manifest
@@ -91,13 +91,13 @@ class Amend:
 
 
 @dataclass(frozen=True, slots=True)
-class Discard:
+class Delete:
     """Delete a Job: one that has ended, so that another try can have its name, or one that nobody needs any more."""
 
     live: Manifest
 
 
-Action = Record | Judge | Learn | Adopt | Apply | Forget | Make | Amend | Discard
+Action = CreateRevision | SetVerdict | SetAdmitted | Adopt | Apply | DeleteRevision | Create | Patch | Delete
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Plan:
     """What to do: actions, in order, and why nothing more can be done (`obstacle`)."""
 
     actions: tuple[Action, ...] = ()
-    obstacle: Finding | None = None
+    obstacle: Cause | None = None
     look_again_after: float | None = None
     suspicion: Suspicion | None = None
 
@@ -115,9 +115,9 @@ class Plan:
         """
         is_new = "conditions" not in parent.status
         return any(
-            (isinstance(one, Judge) and one.rejects)
+            (isinstance(one, SetVerdict) and one.rejects)
             or (isinstance(one, Apply) and not (one.live is None and is_new))
-            or (isinstance(one, Make) and not is_new)
-            or isinstance(one, (Adopt, Amend, Discard))
+            or (isinstance(one, Create) and not is_new)
+            or isinstance(one, (Adopt, Patch, Delete))
             for one in self.actions
         )

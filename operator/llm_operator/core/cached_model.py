@@ -1,6 +1,6 @@
 """A model that a fetch brought: what its record says, and how it is pinned in a revision. Pure.
 
-The fetch leaves the record in its termination message. Used by fetch.py (reads it), revision.py (pins it) and
+The fetch leaves the record in its termination message. Used by fetch_job.py (reads it), revision.py (pins it) and
 memory.py (reckons with it).
 """
 

@@ -1,4 +1,4 @@
-"""Whether a Lease may be taken or renewed, and what is written for it. Called by lease.py.
+"""Whether a Lease may be taken or renewed, and what is written for it. Called by leader_election.py.
 
 The rules are client-go's, so that `kubectl get lease` means what it means for every other controller. A holder
 counts as gone only when its record has not changed for the whole duration on *our* monotonic clock: the times in the
@@ -56,7 +56,7 @@ def held_by_another(seen: Sighting | None, candidate: Candidate, now: float) -> 
     return now < seen.since + (seen.record.get("leaseDurationSeconds") or candidate.lease_seconds)
 
 
-def claim(
+def acquisition(
     lease: Manifest | None, seen: Sighting | None, candidate: Candidate, *, now: float, date: datetime
 ) -> Manifest | None:
     """The Lease to create (where there is none) or to replace so that the candidate holds it; None: it must wait."""

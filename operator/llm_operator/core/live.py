@@ -3,12 +3,12 @@
 from llm_operator.core.names import Manifest
 
 
-def is_going(live: Manifest) -> bool:
+def is_deleting(live: Manifest) -> bool:
     """Whether the object is being deleted."""
     return "deletionTimestamp" in live["metadata"]
 
 
-def is_over(pod: Manifest) -> bool:
+def has_ended(pod: Manifest) -> bool:
     """Whether the pod has ended for good."""
     return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
 

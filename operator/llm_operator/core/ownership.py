@@ -1,6 +1,6 @@
-"""Whose is a live object? Nothing that is not ours is ever touched. Pure; used by plan.py, history.py and status.py."""
+"""Whose is a live object? Nothing that is not ours is ever touched. Pure."""
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.api.types import API_VERSION, GROUP, KIND
 from llm_operator.core import names
 from llm_operator.core.actions import Adopt
@@ -31,14 +31,14 @@ def is_controlled_by(live: Manifest, owner: Manifest) -> bool:
     return controller is not None and controller["uid"] == owner["metadata"]["uid"]
 
 
-def name_taken(parent: Parent, live: Manifest | None) -> Finding | None:
+def name_taken(parent: Parent, live: Manifest | None) -> Cause | None:
     """Why an object that stands where ours should must be left alone, or None."""
     if live is None or controls(parent, live):
         return None
     what = f"{live['kind']} {live['metadata']['name']}"
     controller = _controller(live)
     if controller is not None and controller["kind"] == KIND and controller["apiVersion"].startswith(f"{GROUP}/"):
-        return Finding(
+        return Cause(
             Reason.WAITING_FOR_DELETION,
             f"{what} belongs to an earlier LLMDeployment of this name and is still being deleted.",
         )
@@ -49,7 +49,7 @@ def name_taken(parent: Parent, live: Manifest | None) -> Finding | None:
             "An earlier LLMDeployment of this name left it behind. To take it over with the pods that run: `kubectl "
             f"annotate llmdeployment {parent.name} {names.ADOPT}=true`. Or delete it."
         )
-    return Finding(Reason.NAME_CONFLICT, f"{what} exists and {owner}; it is left untouched. {remedy}")
+    return Cause(Reason.NAME_CONFLICT, f"{what} exists and {owner}; it is left untouched. {remedy}")
 
 
 def is_orphan(parent: Parent, live: Manifest | None) -> bool:

@@ -10,21 +10,31 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
-from llm_operator.core.actions import Action, Amend, Apply, Forget, Judge, Learn, Make, Plan, Record
+from llm_operator.core.actions import (
+    Action,
+    Apply,
+    Create,
+    CreateRevision,
+    DeleteRevision,
+    Patch,
+    Plan,
+    SetAdmitted,
+    SetVerdict,
+)
 from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.children import admission
 from llm_operator.core.children.deployment import build_deployment
 from llm_operator.core.children.drift import change, compare
 from llm_operator.core.children.rollout import is_rolled_out
 from llm_operator.core.children.service import build_service
-from llm_operator.core.model_cache.claim import amend_claim, build_claim
-from llm_operator.core.model_cache.fetch_actions import fetch_actions, held_open_for, let_go
+from llm_operator.core.model_cache.claim import build_claim, claim_patch
+from llm_operator.core.model_cache.fetch_actions import cancel_unneeded_fetches, fetch_actions, held_open_for
 from llm_operator.core.model_cache.fetch_job import current_fetch
 from llm_operator.core.model_cache.fetch_verdict import judge_fetch
-from llm_operator.core.model_cache.known_models import is_elsewhere, refilled, remembered
+from llm_operator.core.model_cache.known_models import find_cached_model, is_in_replaced_claim, pin_to_recorded_commit
 from llm_operator.core.model_cache.memory import too_small
 from llm_operator.core.model_cache.prune import prune_actions
 from llm_operator.core.names import Manifest
@@ -45,7 +55,7 @@ from llm_operator.core.revisions.revision import (
     recorded,
 )
 from llm_operator.core.revisions.state import State, Verdict
-from llm_operator.core.revisions.target import Course, course, fallback_spec, own_deployment
+from llm_operator.core.revisions.target import RevisionTarget, course, fallback_spec, own_deployment
 from llm_operator.core.revisions.verdict import judge, suffices
 
 # Foreign objects carry no label of ours, so no event tells that one went away.
@@ -58,7 +68,7 @@ NEXT_LOOK_SECONDS = 5.0
 AFTER_CLAIM_SECONDS = 0.2
 AFTER_ADOPTION_SECONDS = 0.2
 # What of a plan no other object may hold up, and what it depends on: the rest is done after that.
-SAFETY_FIRST = (Record, Judge, Learn)
+SAFETY_FIRST = (CreateRevision, SetVerdict, SetAdmitted)
 
 
 def plan(observation: Observation, settings: Settings) -> Plan:
@@ -67,7 +77,7 @@ def plan(observation: Observation, settings: Settings) -> Plan:
     if parent.deleting:
         return Plan()
     if isinstance(parent.spec, InvalidSpec):
-        return Plan(obstacle=Finding(Reason.INVALID_SPEC, " ".join(parent.spec.problems)))
+        return Plan(obstacle=Cause(Reason.INVALID_SPEC, " ".join(parent.spec.problems)))
     orphans = _orphans(observation)
     if parent.adopts and orphans:
         # What it is and does is decided once it is ours.
@@ -93,7 +103,7 @@ class _Planner:
         self.actions: list[Action] = []
         self.waits: list[float] = []
         self.suspicion: Suspicion | None = None
-        self._known: Course | None = None
+        self._known: RevisionTarget | None = None
 
     def plan(self) -> Plan:
         steps: tuple[Callable[[], None], ...] = (
@@ -114,16 +124,16 @@ class _Planner:
         for step in steps:
             step()
         goes = self._course()
-        if goes.held_back_for is not None:
-            self.waits.append(goes.held_back_for)
+        if goes.budget_hold_seconds is not None:
+            self.waits.append(goes.budget_hold_seconds)
         return Plan(
             actions=tuple(sorted(self.actions, key=_turn)),
-            obstacle=goes.held_back,
+            obstacle=goes.budget_hold,
             look_again_after=min(self.waits, default=None),
             suspicion=self.suspicion,
         )
 
-    def _course(self) -> Course:
+    def _course(self) -> RevisionTarget:
         if self._known is None:
             self._known = course(self.observation, self.spec)
         return self._known
@@ -146,7 +156,7 @@ class _Planner:
     def _record_what_is_declared(self) -> None:
         goes = self._course()
         revision = goes.history.get(goes.desired)
-        if goes.held_back is not None:
+        if goes.budget_hold is not None:
             return
         if revision is None:
             self._record_new(self.spec, goes, name=goes.desired, verdict=self._attempt(1))
@@ -173,7 +183,7 @@ class _Planner:
         asked = tried or (revision.state is State.REJECTED and asks_again(self.spec, revision))
         return asked and not is_rendered_so(self.parent, self.spec, self.settings, revision)
 
-    def _must_prove_itself(self, revision: Revision, goes: Course) -> bool:
+    def _must_prove_itself(self, revision: Revision, goes: RevisionTarget) -> bool:
         """Whether an attempt begins: one is asked for, or something else runs now."""
         if revision.state is State.REJECTED:
             return asks_again(self.spec, revision)
@@ -213,19 +223,19 @@ class _Planner:
         cache = self.spec.used_cache
         if cache is not None and self.observation.claim is None:
             kept = self.observation.others_keep_claim
-            self.actions.append(Make(build_claim(self.parent, cache, kept_for_others=kept)))
+            self.actions.append(Create(build_claim(self.parent, cache, kept_for_others=kept)))
             self.waits.append(AFTER_CLAIM_SECONDS)
 
     def _amend_the_claim(self) -> None:
         """Last: what is refused must not keep anything else from being done."""
         cache, live = self.spec.used_cache, self.observation.claim
         if cache is not None and live is not None:
-            change = amend_claim(self.parent, cache, live, kept_for_others=self.observation.others_keep_claim)
+            change = claim_patch(self.parent, cache, live, kept_for_others=self.observation.others_keep_claim)
             self.actions += [] if change is None else [change]
 
     def _prune_the_claim(self) -> None:
         """Only where nothing else is to be done, but for what may be refused for ever."""
-        if all(isinstance(one, Amend) and one.optional for one in self.actions):
+        if all(isinstance(one, Patch) and one.optional for one in self.actions):
             self.actions += prune_actions(self.observation, self.spec, self._course(), self.settings)
 
     def _let_go_of_fetches(self) -> None:
@@ -234,7 +244,7 @@ class _Planner:
         given_up = declared is not None and declared.state is State.REJECTED and goes.fetches is None
         pinned = declared is not None and declared.model is not None and goes.fetches is None
         is_recorded = pinned or (declared is not None and declared.state is State.REJECTED)
-        self.actions += let_go(self.observation, given_up=given_up, is_recorded=is_recorded)
+        self.actions += cancel_unneeded_fetches(self.observation, given_up=given_up, is_recorded=is_recorded)
         wait = held_open_for(self.observation) if is_recorded else None
         self.waits += [] if wait is None else [wait]
 
@@ -244,7 +254,7 @@ class _Planner:
         revision = goes.fetches
         if revision is None or cache is None:
             return
-        if any(isinstance(one, (Judge, Record)) for one in self.actions):
+        if any(isinstance(one, (SetVerdict, CreateRevision)) for one in self.actions):
             # What was just written is judged in the next pass.
             self.actions += fetch_actions(self.observation, self.spec, cache, revision, goes.history, self.settings)
             return
@@ -266,13 +276,15 @@ class _Planner:
         revision = goes.history.get(goes.desired)
         if cache is None or revision is None or revision.model is None or revision.state is State.REJECTED:
             return
-        if not is_elsewhere(revision, self.observation.claim) or any(isinstance(one, Judge) for one in self.actions):
+        if not is_in_replaced_claim(revision, self.observation.claim) or any(
+            isinstance(one, SetVerdict) for one in self.actions
+        ):
             return
         fetch = current_fetch(self.observation)
         if fetch is not None and fetch.model is not None and fetch.model.commit == revision.model.commit:
             self._judge(revision, revision.verdict, model=fetch.model)
             return
-        spec = refilled(self.spec, goes.history, self.observation.claim)
+        spec = pin_to_recorded_commit(self.spec, goes.history, self.observation.claim)
         self.actions += fetch_actions(self.observation, spec, cache, revision, goes.history, self.settings)
 
     def _judge_what_runs(self) -> None:
@@ -280,7 +292,7 @@ class _Planner:
         revision = goes.history.get(goes.desired)
         if revision is None or revision is not goes.target or revision.state in (State.GOOD, State.FALLBACK):
             return
-        if deployment is None or any(isinstance(one, (Judge, Record)) for one in self.actions):
+        if deployment is None or any(isinstance(one, (SetVerdict, CreateRevision)) for one in self.actions):
             return
         if goes.active != revision.hash or names.revision_of(deployment["spec"]["template"]) != revision.hash:
             return
@@ -298,7 +310,7 @@ class _Planner:
         revision = None if seen is None else self._course().history.get(seen.revision)
         if seen is None or revision is None or revision.admitted == seen.accepted:
             return
-        self.actions.append(Learn(revision.live, admission.encode(seen.accepted)))
+        self.actions.append(SetAdmitted(revision.live, admission.encode(seen.accepted)))
 
     def _accepted(self, kind: str, revision: Revision | None) -> Accepted:
         """What admission is known to make of a child: as this process saw it last, or as it is recorded."""
@@ -347,30 +359,30 @@ class _Planner:
     def _forget_the_old(self) -> None:
         goes = self._course()
         needed = [goes.desired, goes.active, *(one.hash for one in (goes.target, goes.last_good) if one is not None)]
-        self.actions += [Forget(one.live) for one in goes.history.superfluous(needed, self.now)]
+        self.actions += [DeleteRevision(one.live) for one in goes.history.superfluous(needed, self.now)]
 
-    def _record_new(self, spec: LLMDeploymentSpec, goes: Course, *, name: str, verdict: Verdict) -> None:
+    def _record_new(self, spec: LLMDeploymentSpec, goes: RevisionTarget, *, name: str, verdict: Verdict) -> None:
         number = goes.history.next_number()
         revision = new_revision(self.parent, spec, self.settings, name=name, number=number, verdict=verdict)
-        model = remembered(goes.history, spec, self.observation.claim) if revision.waits else None
+        model = find_cached_model(goes.history, spec, self.observation.claim) if revision.waits else None
         fits = model is not None and too_small(spec, model) is None
         self._add(revision.judged(verdict, model) if fits else revision)
 
     def _record(
-        self, said: Declaration | None, template: Manifest, goes: Course, *, name: str, verdict: Verdict
+        self, said: Declaration | None, template: Manifest, goes: RevisionTarget, *, name: str, verdict: Verdict
     ) -> None:
         number = goes.history.next_number()
         self._add(recorded(self.parent, said, template, name=name, number=number, verdict=verdict))
 
     def _add(self, revision: Revision) -> None:
-        self.actions.append(Record(revision.live))
+        self.actions.append(CreateRevision(revision.live))
         self._remember(revision)
 
     def _judge(
         self,
         revision: Revision,
         verdict: Verdict,
-        outcome: Finding | None = None,
+        outcome: Cause | None = None,
         model: CachedModel | None = None,
     ) -> None:
         judged = revision.judged(verdict, model)
@@ -378,7 +390,7 @@ class _Planner:
         pin = None if model is None else judged.live["metadata"]["annotations"][names.MODEL]
         rejects = verdict.state is State.REJECTED and revision.state is not State.REJECTED
         rolls_back = rejects and len(verdict.rollbacks) > len(revision.verdict.rollbacks)
-        self.actions.append(Judge(revision.live, annotation, outcome, rejects, rolls_back, pin))
+        self.actions.append(SetVerdict(revision.live, annotation, outcome, rejects, rolls_back, pin))
         self._remember(judged)
 
     def _remember(self, revision: Revision) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
-from llm_operator.core.actions import Amend
+from llm_operator.core.actions import Patch
 from llm_operator.core.names import Manifest
 from tests.unit.operator.builders import amended
 
@@ -50,7 +50,7 @@ class ApiServer:
 
     def put(self, live: Manifest) -> Manifest:
         resource = next(plural for plural, (_, kind) in KINDS.items() if kind == live["kind"])
-        return self._store(resource, live)
+        return self._watched(resource, live)
 
     def writes(self) -> list[tuple[str, str, str]]:
         return [one for one in self.requests if one[0] != "GET"]
@@ -107,7 +107,7 @@ class ApiServer:
         live = self.objects.get((resource, name))
         if request.method == "POST":
             key = (resource, body["metadata"].get("name", ""))
-            return _problem(409, "AlreadyExists") if key in self.objects else _json(self._store(resource, body))
+            return _problem(409, "AlreadyExists") if key in self.objects else _json(self._watched(resource, body))
         if not name:
             return _json(self._list(resource, request.query.get("labelSelector", "")))
         if live is None:
@@ -117,7 +117,7 @@ class ApiServer:
             case "PATCH":
                 if body[0]["value"] != version:
                     return _problem(409, "Conflict")
-                return _json(self._store(resource, amended(live, Amend(live, tuple(body[1:])))))
+                return _json(self._watched(resource, amended(live, Patch(live, tuple(body[1:])))))
             case "DELETE":
                 if body["preconditions"] != {"uid": live["metadata"]["uid"], "resourceVersion": version}:
                     return _problem(409, "Conflict")
@@ -135,7 +135,7 @@ class ApiServer:
         metadata = {"resourceVersion": str(self.version)}
         return {"apiVersion": version, "kind": f"{kind}List", "metadata": metadata, "items": items}
 
-    def _store(self, resource: str, live: Manifest) -> Manifest:
+    def _watched(self, resource: str, live: Manifest) -> Manifest:
         self.version += 1
         name = live["metadata"].get("name", "")
         metadata = {

@@ -9,7 +9,7 @@ from typing import Any
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.api_clock import LONG_AGO
 from llm_operator.core import names
-from llm_operator.core.actions import Amend, Apply, Discard, Forget, Judge, Make, Plan, Record
+from llm_operator.core.actions import Apply, Create, CreateRevision, Delete, DeleteRevision, Patch, Plan, SetVerdict
 from llm_operator.core.children.deployment import build_deployment
 from llm_operator.core.children.pod_template import build_pod_template
 from llm_operator.core.children.service import build_service
@@ -142,29 +142,29 @@ def after(observation: Observation, plan: Plan, **deployment_status: Any) -> Obs
     revisions = {one["metadata"]["name"]: one for one in observation.revisions}
     for action in plan.actions:
         match action:
-            case Record(manifest):
+            case CreateRevision(manifest):
                 assert manifest["metadata"]["name"] not in revisions, "a create touches nothing that exists"
                 revisions[manifest["metadata"]["name"]] = as_stored(manifest)
-            case Judge(live, annotation):
+            case SetVerdict(live, annotation):
                 old = revisions[live["metadata"]["name"]]
                 annotations = {**old["metadata"]["annotations"], names.VERDICT: annotation}
                 annotations |= {names.MODEL: action.model} if action.model else {}
                 judged = {**old, "metadata": {**old["metadata"], "annotations": annotations}}
                 revisions[live["metadata"]["name"]] = as_stored(judged, old)
-            case Forget(live):
+            case DeleteRevision(live):
                 del revisions[live["metadata"]["name"]]
-            case Make(manifest) if manifest["kind"] == "Job":
+            case Create(manifest) if manifest["kind"] == "Job":
                 fetch = as_stored(manifest)
                 fetch["metadata"]["creationTimestamp"] = timestamp(observation.now)
-            case Make(manifest):
+            case Create(manifest):
                 claim = as_stored(manifest)
-            case Amend(live) | Discard(live) if live in observation.other_fetches:
+            case Patch(live) | Delete(live) if live in observation.other_fetches:
                 others.remove(live)
-            case Amend(live) if live["kind"] == "Job":
+            case Patch(live) if live["kind"] == "Job":
                 fetch = amended(live, action)
-            case Amend(live):
+            case Patch(live):
                 claim = amended(live, action)
-            case Discard():
+            case Delete():
                 fetch = None
             case Apply(manifest):
                 if manifest["kind"] == "Deployment":
@@ -184,7 +184,7 @@ def after(observation: Observation, plan: Plan, **deployment_status: Any) -> Obs
     )
 
 
-def amended(live: Manifest, action: Amend) -> Manifest:
+def amended(live: Manifest, action: Patch) -> Manifest:
     """What a JSON patch of the few kinds that are used makes of an object."""
     changed = copy.deepcopy(live)
     for operation in action.operations:

@@ -14,7 +14,7 @@ from llm_operator.core.actions import Plan
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Observation
 from llm_operator.kube import Kube
-from llm_operator.watch_cache import Store
+from llm_operator.watch_cache import WatchCache
 from tests.unit.operator.api_server import serve, write_config
 from tests.unit.operator.simulated_api import Api
 
@@ -33,7 +33,7 @@ class Hands:
     def carry_out(self, api: Api, observation: Observation, plan: Plan) -> Outcome:
         """The writes of a plan. Raises ApiError."""
         self.api = api
-        outcome = self._runner.run(Actor(self.kube, Store()).carry_out(observation, plan))
+        outcome = self._runner.run(Actor(self.kube, WatchCache()).carry_out(observation, plan))
         if outcome.failure is not None:
             raise outcome.failure.error
         return outcome
@@ -41,7 +41,7 @@ class Hands:
     def write_status(self, api: Api, observation: Observation, status: Manifest) -> bool:
         """The status, and the events of what changed. Raises ApiError."""
         self.api = api
-        return self._runner.run(Actor(self.kube, Store()).write_status(observation, status))
+        return self._runner.run(Actor(self.kube, WatchCache()).write_status(observation, status))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.model_cache.fetch_job import fetch_name
 from llm_operator.core.model_cache.job import KEPT_SECONDS
-from llm_operator.core.model_cache.known_models import refilled
+from llm_operator.core.model_cache.known_models import pin_to_recorded_commit
 from llm_operator.core.model_cache.prune import GRACE_SECONDS, may_be_pruned
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Neighbourhood, Observation, Parent, Progress
@@ -378,7 +378,7 @@ class Cluster:
         known = self.fetched_by.get(name)
         if known is None or known[0] != self.api.version:
             history = read_history(self.parent(name), self.revisions(name))
-            fetch = fetch_name(refilled(spec, history, claim), claim, SETTINGS)
+            fetch = fetch_name(pin_to_recorded_commit(spec, history, claim), claim, SETTINGS)
             known = self.fetched_by[name] = (self.api.version, fetch)
         return self.api.get("jobs", known[1])
 

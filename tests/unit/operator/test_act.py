@@ -10,7 +10,18 @@ import pytest
 from llm_operator.act import Actor, Outcome, depends
 from llm_operator.api.conditions import Reason
 from llm_operator.core import names
-from llm_operator.core.actions import Action, Amend, Apply, Discard, Forget, Judge, Learn, Make, Plan, Record
+from llm_operator.core.actions import (
+    Action,
+    Apply,
+    Create,
+    CreateRevision,
+    Delete,
+    DeleteRevision,
+    Patch,
+    Plan,
+    SetAdmitted,
+    SetVerdict,
+)
 from llm_operator.core.children.admission import encode
 from llm_operator.core.children.service import build_service
 from llm_operator.core.model_cache.claim import build_claim
@@ -21,7 +32,7 @@ from llm_operator.core.ownership import adoption, controls
 from llm_operator.core.revisions.state import State
 from llm_operator.kube import CLAIMS, JOBS, ApiError, Kube
 from llm_operator.reconcile import Reconciler
-from llm_operator.watch_cache import KINDS, Store
+from llm_operator.watch_cache import KINDS, WatchCache
 from tests.unit.operator.api_server import ApiServer
 from tests.unit.operator.builders import (
     SETTINGS,
@@ -54,12 +65,12 @@ def a_new_job(name: str = "fetch-1") -> Manifest:
     return build_fetch(a_parent(), SPEC, CACHE, name, SETTINGS)
 
 
-async def carried_out(kube: Kube, store: Store, observation: Observation, *actions: Any) -> Outcome:
-    return await Actor(kube, store).carry_out(observation, Plan(actions=actions))
+async def carried_out(kube: Kube, watched: WatchCache, observation: Observation, *actions: Any) -> Outcome:
+    return await Actor(kube, watched).carry_out(observation, Plan(actions=actions))
 
 
 async def failure(kube: Kube, observation: Observation, *actions: Any) -> ApiError:
-    outcome = await carried_out(kube, Store(), observation, *actions)
+    outcome = await carried_out(kube, WatchCache(), observation, *actions)
     assert outcome.failure is not None
     assert outcome.obstacle is None
     return outcome.failure.error
@@ -70,11 +81,11 @@ def seeing(**over: Any) -> Observation:
 
 
 async def test_what_is_made_is_known_at_once(server: ApiServer, kube: Kube) -> None:
-    store = Store()
-    outcome = await carried_out(kube, store, seeing(), Make(a_new_claim()), Make(a_new_job()))
+    watched = WatchCache()
+    outcome = await carried_out(kube, watched, seeing(), Create(a_new_claim()), Create(a_new_job()))
     assert outcome.obstacle is None
-    assert store.get(CLAIMS, "clinic", "model-cache") is not None
-    assert store.get(JOBS, "clinic", "fetch-1") is not None
+    assert watched.get(CLAIMS, "clinic", "model-cache") is not None
+    assert watched.get(JOBS, "clinic", "fetch-1") is not None
     assert outcome.observation.claim == server.objects["persistentvolumeclaims", "model-cache"]
     assert outcome.observation.fetch == server.objects["jobs", "fetch-1"]
 
@@ -84,7 +95,7 @@ async def test_what_somebody_else_made_meanwhile_is_left_and_looked_at_again(
     server: ApiServer, kube: Kube, manifest: Manifest
 ) -> None:
     theirs = server.put({**manifest, "metadata": {**manifest["metadata"], "labels": {"whose": "theirs"}}})
-    error = await failure(kube, seeing(), Make(manifest), Make(a_new_job("fetch-2")))
+    error = await failure(kube, seeing(), Create(manifest), Create(a_new_job("fetch-2")))
     assert (error.status, error.reason) == (409, "AlreadyExists")
     assert list(server.objects.values()) == [theirs], "and nothing after it is done"
 
@@ -95,7 +106,7 @@ async def test_a_change_of_what_has_changed_since_is_a_conflict(
 ) -> None:
     old = server.put(manifest)
     new = server.put(old)
-    for action in (Amend(old, tuple(LABELS)), Discard(old)):
+    for action in (Patch(old, tuple(LABELS)), Delete(old)):
         assert (await failure(kube, seeing(), action)).status == 409
     assert list(server.objects.values()) == [new]
 
@@ -105,38 +116,38 @@ async def test_a_change_of_what_is_gone_is_looked_at_again_and_its_end_is_no_new
 ) -> None:
     job = server.put(a_new_job())
     server.objects.clear()
-    assert (await failure(kube, seeing(fetch=job), Amend(job, tuple(LABELS)))).status == 404
-    outcome = await carried_out(kube, Store(), seeing(fetch=job), Discard(job))
+    assert (await failure(kube, seeing(fetch=job), Patch(job, tuple(LABELS)))).status == 404
+    outcome = await carried_out(kube, WatchCache(), seeing(fetch=job), Delete(job))
     assert (outcome.obstacle, outcome.observation.fetch) == (None, None)
 
 
 async def test_a_job_of_the_same_name_made_since_is_not_discarded(server: ApiServer, kube: Kube) -> None:
     old = server.put(a_new_job())
     server.put({**a_new_job(), "metadata": {**a_new_job()["metadata"], "uid": "uid-another"}})
-    assert (await failure(kube, seeing(fetch=old), Discard(old))).status == 409
+    assert (await failure(kube, seeing(fetch=old), Delete(old))).status == 409
     assert server.objects["jobs", "fetch-1"]["metadata"]["uid"] == "uid-another"
 
 
 async def test_only_the_declared_fetch_is_seen_as_such(server: ApiServer, kube: Kube) -> None:
     declared, other = server.put(a_new_job()), server.put(a_new_job("fetch-2"))
-    store = Store()
+    watched = WatchCache()
     observation = seeing(fetch=declared, fetch_pods=(a_fetch_pod(),), other_fetches=(other,))
-    outcome = await carried_out(kube, store, observation, Amend(other, tuple(LABELS)))
+    outcome = await carried_out(kube, watched, observation, Patch(other, tuple(LABELS)))
     assert outcome.observation.fetch is declared
     other = server.objects["jobs", "fetch-2"]
-    outcome = await carried_out(kube, store, observation, Discard(other))
+    outcome = await carried_out(kube, watched, observation, Delete(other))
     assert (outcome.observation.fetch, len(outcome.observation.fetch_pods)) == (declared, 1)
-    assert store.get(JOBS, "clinic", "fetch-2") is None
-    outcome = await carried_out(kube, store, observation, Amend(declared, tuple(LABELS)))
+    assert watched.get(JOBS, "clinic", "fetch-2") is None
+    outcome = await carried_out(kube, watched, observation, Patch(declared, tuple(LABELS)))
     assert outcome.observation.fetch == server.objects["jobs", "fetch-1"]
-    outcome = await carried_out(kube, store, outcome.observation, Discard(outcome.observation.fetch))
+    outcome = await carried_out(kube, watched, outcome.observation, Delete(outcome.observation.fetch))
     assert (outcome.observation.fetch, outcome.observation.fetch_pods) == (None, ())
 
 
 async def test_a_job_that_prunes_is_not_taken_for_the_fetch(server: ApiServer, kube: Kube) -> None:
     job = a_new_job("prune-1")
     job["metadata"]["labels"] = {names.PRUNE: "prune-1"}
-    outcome = await carried_out(kube, Store(), seeing(), Make(job, optional=True))
+    outcome = await carried_out(kube, WatchCache(), seeing(), Create(job, optional=True))
     assert outcome.observation.fetch is None
     assert ("jobs", "prune-1") in server.objects
 
@@ -146,8 +157,8 @@ async def test_a_job_that_prunes_is_not_taken_for_the_fetch(server: ApiServer, k
 async def test_a_refusal_is_told_with_the_object(server: ApiServer, kube: Kube, status: int, what: str) -> None:
     job = server.put(a_new_job())
     server.fails = lambda method, _: status if method != "GET" else None
-    action = {"make": Make(a_new_job("fetch-2")), "amend": Amend(job, tuple(LABELS)), "discard": Discard(job)}[what]
-    outcome = await carried_out(kube, Store(), seeing(), action, Make(a_new_claim()))
+    action = {"make": Create(a_new_job("fetch-2")), "amend": Patch(job, tuple(LABELS)), "discard": Delete(job)}[what]
+    outcome = await carried_out(kube, WatchCache(), seeing(), action, Create(a_new_claim()))
     assert outcome.obstacle is not None
     assert outcome.obstacle.reason is Reason.APPLY_REFUSED
     assert ("fetch-2" if what == "make" else "fetch-1") in outcome.obstacle.message
@@ -158,7 +169,9 @@ async def test_a_refusal_is_told_with_the_object(server: ApiServer, kube: Kube, 
 async def test_what_is_optional_may_be_refused(server: ApiServer, kube: Kube, caplog: pytest.LogCaptureFixture) -> None:
     server.fails = lambda _, resource: 403 if resource == "jobs" else None
     with caplog.at_level(logging.WARNING):
-        outcome = await carried_out(kube, Store(), seeing(), Make(a_new_job(), optional=True), Make(a_new_claim()))
+        outcome = await carried_out(
+            kube, WatchCache(), seeing(), Create(a_new_job(), optional=True), Create(a_new_claim())
+        )
     assert outcome.obstacle is None
     assert [one.manifest["kind"] for one in outcome.done] == ["PersistentVolumeClaim"]
     assert "fetch-1" in caplog.text
@@ -169,16 +182,16 @@ async def test_a_warning_of_a_change_is_in_the_log(
 ) -> None:
     claim = server.put(a_new_claim())
     with caplog.at_level(logging.WARNING):
-        await carried_out(kube, Store(), seeing(claim=claim), Amend(claim, tuple(LABELS), warning="Job x failed"))
+        await carried_out(kube, WatchCache(), seeing(claim=claim), Patch(claim, tuple(LABELS), warning="Job x failed"))
     assert "Job x failed" in caplog.text
 
 
 @pytest.mark.parametrize("status", [404, 409, 429, 500, 503])
 async def test_what_may_pass_is_left_to_another_attempt(server: ApiServer, kube: Kube, status: int) -> None:
     server.fails = lambda method, _: status if method == "POST" else None
-    outcome = await carried_out(kube, Store(), seeing(), Make(a_new_job(), optional=True))
+    outcome = await carried_out(kube, WatchCache(), seeing(), Create(a_new_job(), optional=True))
     assert outcome.failure is not None
-    assert (outcome.failure.error.status, outcome.failure.finding) == (status, None), "nobody needs to see to that"
+    assert (outcome.failure.error.status, outcome.failure.cause) == (status, None), "nobody needs to see to that"
 
 
 @pytest.mark.parametrize(("status", "told"), [(404, False), (409, False), (429, True), (500, True), ("before", True)])
@@ -187,18 +200,18 @@ async def test_what_was_done_before_a_failure_is_known_and_the_failure_is_told_i
 ) -> None:
     job = server.put(a_new_job("fetch-old"))
     server.fails = lambda method, resource: status if (method, resource) == ("POST", "jobs") else None
-    plan = (Make(a_new_claim()), Make(a_new_job()), Discard(job))
-    outcome = await carried_out(kube, Store(), seeing(), *plan)
+    plan = (Create(a_new_claim()), Create(a_new_job()), Delete(job))
+    outcome = await carried_out(kube, WatchCache(), seeing(), *plan)
     assert (outcome.done, outcome.obstacle) == (plan[:1], None)
     assert outcome.observation.claim == server.objects["persistentvolumeclaims", "model-cache"]
     assert ("jobs", "fetch-old") in server.objects, "what follows may depend on it"
     assert outcome.failure is not None
-    finding = outcome.failure.finding
-    assert (finding is not None) is told
-    if finding is not None:
-        assert finding.reason is Reason.APPLY_FAILING
-        assert finding.message.startswith("Job fetch-1 could not be written")
-        assert ("as the test wants it" if isinstance(status, int) else "Server") in finding.message
+    cause = outcome.failure.cause
+    assert (cause is not None) is told
+    if cause is not None:
+        assert cause.reason is Reason.APPLY_FAILING
+        assert cause.message.startswith("Job fetch-1 could not be written")
+        assert ("as the test wants it" if isinstance(status, int) else "Server") in cause.message
 
 
 # A process that dies between two writes, or before it hears of one.
@@ -219,12 +232,12 @@ class Deaths:
 
 async def passes(server: ApiServer, kube: Kube, count: int = 8) -> None:
     """What one process does, from its beginning: it lists everything, and looks until it is at rest."""
-    store = Store()
+    watched = WatchCache()
     for (plural, _), live in server.objects.items():
         resource = next((one for one in KINDS if one.plural == plural), None)
         if resource is not None:
-            store.put(resource, live)
-    reconciler = Reconciler(kube, store, SETTINGS)
+            watched.put(resource, live)
+    reconciler = Reconciler(kube, watched, SETTINGS)
     for _ in range(count):
         await reconciler.reconcile(("clinic", "triage"))
 
@@ -275,14 +288,14 @@ def a_plan(live: Observation) -> dict[str, Action]:
     assert live.deployment is not None
     new = a_revision(number=3, spec=a_spec(image="c:1")).live
     return {
-        "record": Record({**new, "metadata": {**new["metadata"], "name": "triage-new"}}),
-        "judge": Judge(bad.live, "{}", rejects=True),
+        "record": CreateRevision({**new, "metadata": {**new["metadata"], "name": "triage-new"}}),
+        "judge": SetVerdict(bad.live, "{}", rejects=True),
         "change": Apply(a_manifest(a_spec(), good), live.deployment, "spec.template", (LABELS[0],), is_change=True),
         "service": Apply(build_service(a_parent()), None),
-        "claim": Make(a_new_claim()),
-        "job": Make(a_new_job()),
-        "discard": Discard(a_new_job("fetch-old")),
-        "forget": Forget(good.live),
+        "claim": Create(a_new_claim()),
+        "job": Create(a_new_job()),
+        "discard": Delete(a_new_job("fetch-old")),
+        "forget": DeleteRevision(good.live),
     }
 
 
@@ -305,10 +318,10 @@ async def test_a_refused_child_holds_up_only_what_depends_on_it(
     actions = a_plan(replace(observation, deployment=server.put(observation.deployment)))
     for name in ("judge", "forget", "discard"):
         one = actions[name]
-        assert isinstance(one, (Judge, Forget, Discard))
+        assert isinstance(one, (SetVerdict, DeleteRevision, Delete))
         actions[name] = replace(one, live=server.put(one.live))
     server.fails = lambda method, resource: 403 if method != "GET" and resource == refused else None
-    outcome = await carried_out(kube, Store(), observation, *actions.values())
+    outcome = await carried_out(kube, WatchCache(), observation, *actions.values())
     assert outcome.failure is None
     assert outcome.obstacle is not None
     assert outcome.obstacle.reason is Reason.APPLY_REFUSED
@@ -321,7 +334,7 @@ async def test_a_repair_of_what_runs_does_not_wait_for_a_verdict(server: ApiServ
     live = server.put(observation.deployment)
     repair = Apply(a_manifest(), live, "spec.paused", (LABELS[0],))
     server.fails = lambda method, resource: 403 if resource == "controllerrevisions" and method != "GET" else None
-    outcome = await carried_out(kube, Store(), observation, a_plan(observation)["record"], repair)
+    outcome = await carried_out(kube, WatchCache(), observation, a_plan(observation)["record"], repair)
     assert outcome.done == (repair,)
     assert depends(Apply(a_manifest(), None), a_plan(observation)["record"]), "but nothing starts unrecorded"
 
@@ -333,23 +346,23 @@ async def test_what_admission_made_of_a_write_is_known_told_once_and_recorded(se
     live = server.put(changed)
     # Its patch changes nothing: so the answer is what a webhook made of it.
     write = Apply(desired, live, "spec", (LABELS[0],))
-    outcome = await carried_out(kube, Store(), an_observation(), write)
+    outcome = await carried_out(kube, WatchCache(), an_observation(), write)
     known = outcome.observation.admitted["Deployment"]
     assert list(known.accepted) == ["spec.template.spec.containers[server].imagePullPolicy"]
     (event,) = [one for (kind, _), one in server.objects.items() if kind == "events"]
     assert event["reason"] == Reason.CHANGED_BY_ADMISSION
     assert "containers[server].imagePullPolicy of Deployment triage" in event["note"]
     again = replace(write, live=server.objects["deployments", "triage"], accepted=known.accepted)
-    await carried_out(kube, Store(), outcome.observation, again)
+    await carried_out(kube, WatchCache(), outcome.observation, again)
     assert len([one for one in server.writes() if one[1] == "events"]) == 1
     record = server.put(a_revision().live)
-    outcome = await carried_out(kube, Store(), outcome.observation, Learn(record, encode(known.accepted)))
+    outcome = await carried_out(kube, WatchCache(), outcome.observation, SetAdmitted(record, encode(known.accepted)))
     assert read(server.objects["controllerrevisions", record["metadata"]["name"]]).admitted == known.accepted
 
 
 async def test_an_orphan_gets_its_new_owner(server: ApiServer, kube: Kube) -> None:
     orphan = as_stored(build_service(a_parent()))
     orphan["metadata"]["ownerReferences"] = []
-    outcome = await carried_out(kube, Store(), an_observation(), adoption(a_parent(), server.put(orphan)))
+    outcome = await carried_out(kube, WatchCache(), an_observation(), adoption(a_parent(), server.put(orphan)))
     assert outcome.obstacle is None
     assert controls(a_parent(), server.objects["services", "triage"])

@@ -13,7 +13,7 @@ from llm_operator.controller import Controller
 from llm_operator.kube import Kube
 from llm_operator.metrics import Metrics
 from llm_operator.reconcile import Key, Reconciler
-from llm_operator.watch_cache import Store
+from llm_operator.watch_cache import WatchCache
 from llm_operator.workqueue import WorkQueue
 from tests.unit.operator.api_server import ApiServer
 from tests.unit.operator.builders import SETTINGS, a_spec
@@ -28,10 +28,10 @@ def declare(server: ApiServer, *names: str, **spec: Any) -> None:
 
 @asynccontextmanager
 async def working(kube: Kube, *, workers: int) -> AsyncIterator[Controller]:
-    store, queue = Store(), WorkQueue[Key]()
-    reconciler = Reconciler(kube, store, SETTINGS, wake=queue.add)
+    watched, queue = WatchCache(), WorkQueue[Key]()
+    reconciler = Reconciler(kube, watched, SETTINGS, wake=queue.add)
     loop = Controller(
-        kube, store, reconciler, Metrics(), queue, namespaces=["clinic"], workers=workers, resync_seconds=3600
+        kube, watched, reconciler, Metrics(), queue, namespaces=["clinic"], workers=workers, resync_seconds=3600
     )
     running = asyncio.create_task(loop.run())
     try:

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from llm_operator.api.conditions import Finding
+from llm_operator.api.conditions import Cause
 from llm_operator.core.revisions.state import State
 from llm_operator.kube import SERVICES, ApiError, Kube
 from llm_operator.reconcile import Reconciler, Result
-from llm_operator.watch_cache import KINDS, Store
+from llm_operator.watch_cache import KINDS, WatchCache
 from tests.unit.operator.api_server import ApiServer
 from tests.unit.operator.builders import SETTINGS, UID, a_manifest, a_revision, a_spec, as_stored, rolled_out
 from tests.unit.operator.virtual_time import Clock
@@ -36,14 +36,14 @@ class World:
 
     def begun(self) -> Reconciler:
         """A process that begins."""
-        self.store = Store()
+        self.watched = WatchCache()
         for (plural, _), live in self.server.objects.items():
             for resource in KINDS:
                 if resource.plural == plural:
-                    self.store.put(resource, live)
-        return Reconciler(self._kube, self.store, SETTINGS, on_verdict=self._judged)
+                    self.watched.put(resource, live)
+        return Reconciler(self._kube, self.watched, SETTINGS, on_verdict=self._judged)
 
-    def _judged(self, outcome: Finding, *_: bool) -> None:
+    def _judged(self, outcome: Cause, *_: bool) -> None:
         self.verdicts.append(outcome.reason)
 
     async def looked(self) -> Result | int:
@@ -120,7 +120,7 @@ async def test_what_fails_for_a_moment_only_is_not_told_and_counts_anew(world: W
         world.server.fails = lambda *_: None
         assert isinstance(await world.looked(), Result)
         clock.now += 60
-        world.store.remove(SERVICES, world.server.objects.pop(("services", "triage")))
+        world.watched.remove(SERVICES, world.server.objects.pop(("services", "triage")))
     assert "ApplyFailing" not in world.events()
 
 

@@ -118,7 +118,7 @@ async def test_a_node_that_does_not_answer_is_no_outage_of_the_api_server(
 ) -> None:
     server.logs["fetch-1"] = a_line(10)
     await read(logs)
-    since = kube.contact.since
+    since = kube.api_clock.since
     for fate in (500, "before"):
         clock.now += PROGRESS_SECONDS
         server.fails = lambda *_, fate=fate: fate  # type: ignore[misc]
@@ -126,7 +126,7 @@ async def test_a_node_that_does_not_answer_is_no_outage_of_the_api_server(
     server.fails = lambda *_: None
     clock.now += PROGRESS_SECONDS
     await read(logs)
-    assert kube.contact.since == since
+    assert kube.api_clock.since == since
 
 
 async def test_nodes_that_never_answer_are_given_up_and_asked_a_few_at_a_time(

@@ -13,7 +13,7 @@ import yaml
 from aiohttp import web
 
 from llm_operator import kube as kube_module
-from llm_operator.api_clock import Contact
+from llm_operator.api_clock import ApiClock
 from llm_operator.credentials import USER_AGENT, proxy_from_environment
 from llm_operator.kube import (
     CONTROLLER_REVISIONS,
@@ -536,15 +536,15 @@ async def test_a_watch_that_breaks_is_no_outage_and_one_that_does_not_begin_is(
     write_config(tmp_path / "config", "http://127.0.0.1:9", "first")
     absent = await Kube.connect()
     for kube in (broken, absent):
-        kube.contact = Contact(lambda: seconds[0])
-        kube.contact.answered(None)
+        kube.api_clock = ApiClock(lambda: seconds[0])
+        kube.api_clock.answered(None)
         with pytest.raises(ApiError):
             await watch(kube)
-    since = [kube.contact.since for kube in (broken, absent)]
+    since = [kube.api_clock.since for kube in (broken, absent)]
     seconds[0] += 60
     for kube in (broken, absent):
-        kube.contact.answered(None)
-    assert (broken.contact.since > since[0], absent.contact.since > since[1]) == (False, True)
+        kube.api_clock.answered(None)
+    assert (broken.api_clock.since > since[0], absent.api_clock.since > since[1]) == (False, True)
     await absent.close()
 
 
@@ -587,9 +587,9 @@ async def test_the_time_is_that_of_the_answers(kube_with: KubeFactory) -> None:
 
     kube = await kube_with(dated)
     await find(kube)
-    assert 0 <= (kube.contact.now() - datetime(2050, 1, 1, tzinfo=UTC)).total_seconds() < 60
-    assert kube.contact.since <= kube.contact.now(), "when this process heard of it first"
-    assert kube.contact.since >= datetime(2050, 1, 1, tzinfo=UTC)
+    assert 0 <= (kube.api_clock.now() - datetime(2050, 1, 1, tzinfo=UTC)).total_seconds() < 60
+    assert kube.api_clock.since <= kube.api_clock.now(), "when this process heard of it first"
+    assert kube.api_clock.since >= datetime(2050, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(("status", "is_outage"), [(500, True), (503, True), (429, False), (404, False), (409, False)])
@@ -604,14 +604,14 @@ async def test_an_api_server_in_trouble_is_one_that_does_not_answer(
 
     kube = await kube_with(answer)
     seconds = [0.0]
-    kube.contact = Contact(lambda: seconds[0])
-    kube.contact.answered("Wed, 01 Jan 2020 00:00:00 GMT")
-    since = kube.contact.since
+    kube.api_clock = ApiClock(lambda: seconds[0])
+    kube.api_clock.answered("Wed, 01 Jan 2020 00:00:00 GMT")
+    since = kube.api_clock.since
     with pytest.raises(ApiError):
         await find(kube)
     seconds[0] += 60
     await find(kube)
-    assert (kube.contact.since > since) is is_outage
+    assert (kube.api_clock.since > since) is is_outage
 
 
 @pytest.mark.parametrize(
@@ -656,7 +656,7 @@ async def test_a_log_that_a_node_does_not_give_says_nothing_about_the_api_server
 
     kube = await kube_with(broken)
     failures: list[None] = []
-    monkeypatch.setattr(kube.contact, "failed", lambda: failures.append(None))
+    monkeypatch.setattr(kube.api_clock, "failed", lambda: failures.append(None))
     with pytest.raises(ApiError):
         await kube.last_lines("clinic", "fetch-1", container="fetch")
     assert failures == []

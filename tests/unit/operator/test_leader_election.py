@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_operator.core.leadership import Candidate, Sighting, claim, held_by_another, release, sight
+from llm_operator.core.leadership import Candidate, Sighting, acquisition, held_by_another, release, sight
 from llm_operator.kube import ApiError
 from llm_operator.leader_election import (
     LEASE_SECONDS,
@@ -45,7 +45,7 @@ def a_lease(holder: str | None, **spec: object) -> Lease:
 
 
 def claimed(lease: Lease | None, *, seen_for: float = 0) -> Lease | None:
-    return claim(lease, sight(lease, None, 100 - seen_for), US, now=100, date=DATE)
+    return acquisition(lease, sight(lease, None, 100 - seen_for), US, now=100, date=DATE)
 
 
 def test_where_there_is_no_lease_one_is_created() -> None:
@@ -117,8 +117,8 @@ def test_a_renewal_starts_the_wait_anew_and_an_annotation_does_not() -> None:
 def test_a_deleted_lease_does_not_end_the_wait_for_its_holder() -> None:
     seen = sight(None, sight(a_lease("other"), None, 0), 3)
     assert held_by_another(seen, US, 14)
-    assert claim(None, seen, US, now=14, date=DATE) is None
-    assert claim(None, seen, US, now=15, date=DATE) is not None
+    assert acquisition(None, seen, US, now=14, date=DATE) is None
+    assert acquisition(None, seen, US, now=15, date=DATE) is not None
 
 
 def test_only_the_holder_releases() -> None:
@@ -220,7 +220,7 @@ class Operator:
 
     async def run(self) -> None:
         await self.leadership.acquire()
-        await self.leadership.keep()
+        await self.leadership.renew()
 
 
 @asynccontextmanager

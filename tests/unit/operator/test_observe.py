@@ -1,4 +1,4 @@
-"""What one decision gets to see of claims and fetches, from the store and live, against a small API server."""
+"""What one decision gets to see of claims and fetches, from the watch cache and live, against a small API server."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,8 +14,8 @@ from llm_operator.core.observation import Observation
 from llm_operator.core.revisions.state import State
 from llm_operator.kube import CLAIMS, CONTROLLER_REVISIONS, DEPLOYMENTS, JOBS, LLMDEPLOYMENTS, PODS, Kube
 from llm_operator.observe import observe
-from llm_operator.reflector import Follower
-from llm_operator.watch_cache import Store
+from llm_operator.reflector import Reflector
+from llm_operator.watch_cache import WatchCache
 from tests.unit.operator.builders import (
     SETTINGS,
     UID,
@@ -81,8 +81,8 @@ def an_llmdeployment(name: str = "triage", uid: str = UID, **spec: Any) -> Objec
     return {"kind": "LLMDeployment", "metadata": metadata, "spec": wire}
 
 
-async def seen(kube: Kube, store: Store, *, live: bool) -> Observation:
-    found = await observe(kube, store, "clinic", "triage", settings=SETTINGS, live=live)
+async def seen(kube: Kube, watched: WatchCache, *, live: bool) -> Observation:
+    found = await observe(kube, watched, "clinic", "triage", settings=SETTINGS, live=live)
     assert found is not None
     return found
 
@@ -96,7 +96,7 @@ def the_pod(job: Objects) -> Objects:
 
 @pytest.mark.parametrize("live", [True, False])
 async def test_claim_and_fetch_of_the_declared_model_are_seen(kube: Kube, live: bool) -> None:
-    store, parent, claim, job = Store(), an_llmdeployment(mode="qwen", cache={}), a_claim(), a_fetch()
+    watched, parent, claim, job = WatchCache(), an_llmdeployment(mode="qwen", cache={}), a_claim(), a_fetch()
     pod = the_pod(job)
     if live:
         objects: Objects = kube.objects  # type: ignore[attr-defined]
@@ -104,38 +104,38 @@ async def test_claim_and_fetch_of_the_declared_model_are_seen(kube: Kube, live: 
         objects[f"jobs/{fetch_name(a_cached_spec(), claim, SETTINGS)}"] = job
     else:
         for resource, one in ((LLMDEPLOYMENTS, parent), (CLAIMS, claim), (JOBS, job), (PODS, pod)):
-            store.put(resource, one)
-    found = await seen(kube, store, live=live)
+            watched.put(resource, one)
+    found = await seen(kube, watched, live=live)
     assert found.claim is not None
     assert found.fetch is not None
     assert found.fetch["metadata"]["name"] == job["metadata"]["name"]
     assert [one["metadata"]["name"] for one in found.fetch_pods] == ["fetch-1"]
     assert (found.other_fetches, found.pods) == ((), ())
-    assert store.get(CLAIMS, "clinic", "model-cache") is not None
+    assert watched.get(CLAIMS, "clinic", "model-cache") is not None
 
 
 async def test_somebody_elses_claim_is_seen_and_not_kept(kube: Kube) -> None:
-    store = Store()
-    store.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={}))
+    watched = WatchCache()
+    watched.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={}))
     kube.objects["persistentvolumeclaims/model-cache"] = a_claim(ours=False)  # type: ignore[attr-defined]
-    assert (await seen(kube, store, live=False)).claim is not None
-    assert store.get(CLAIMS, "clinic", "model-cache") is None
+    assert (await seen(kube, watched, live=False)).claim is not None
+    assert watched.get(CLAIMS, "clinic", "model-cache") is None
 
 
 async def test_without_a_claim_there_is_no_fetch(kube: Kube) -> None:
-    store = Store()
-    store.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={}))
-    found = await seen(kube, store, live=False)
+    watched = WatchCache()
+    watched.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={}))
+    found = await seen(kube, watched, live=False)
     assert (found.claim, found.fetch) == (None, None)
 
 
 async def test_a_fetch_that_is_not_declared_any_more_is_seen(kube: Kube) -> None:
-    store, theirs = Store(), a_fetch(owner="another")
+    watched, theirs = WatchCache(), a_fetch(owner="another")
     theirs["metadata"] |= {"name": "fetch-theirs", "uid": "uid-theirs"}
-    store.put(LLMDEPLOYMENTS, an_llmdeployment())
-    store.put(JOBS, a_fetch())
-    store.put(JOBS, theirs)
-    found = await seen(kube, store, live=False)
+    watched.put(LLMDEPLOYMENTS, an_llmdeployment())
+    watched.put(JOBS, a_fetch())
+    watched.put(JOBS, theirs)
+    found = await seen(kube, watched, live=False)
     assert [one["metadata"]["name"] for one in found.other_fetches] == [a_fetch()["metadata"]["name"]]
 
 
@@ -149,15 +149,15 @@ async def test_a_fetch_that_is_not_declared_any_more_is_seen(kube: Kube) -> None
     ],
 )
 async def test_whether_another_one_wants_the_claim_kept_is_seen(kube: Kube, other: Objects, kept: bool) -> None:
-    store = Store()
-    store.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={"deletionPolicy": "Delete"}))
-    store.put(LLMDEPLOYMENTS, an_llmdeployment("other", "uid-other", **other))
-    assert (await seen(kube, store, live=False)).others_keep_claim is kept
+    watched = WatchCache()
+    watched.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={"deletionPolicy": "Delete"}))
+    watched.put(LLMDEPLOYMENTS, an_llmdeployment("other", "uid-other", **other))
+    assert (await seen(kube, watched, live=False)).others_keep_claim is kept
 
 
 @pytest.mark.parametrize("live", [True, False])
 async def test_the_neighbourhood_of_a_claim_that_may_be_pruned_is_seen(kube: Kube, live: bool) -> None:
-    store, job = Store(), a_fetch()
+    watched, job = WatchCache(), a_fetch()
     pruning = {"mode": "qwen", "cache": {"prune": "Unused"}}
     parent, other = an_llmdeployment(**pruning), an_llmdeployment("other", "uid-other", **pruning)
     record = as_stored(a_revision(State.GOOD, spec=a_cached_spec()).live)
@@ -170,8 +170,8 @@ async def test_the_neighbourhood_of_a_claim_that_may_be_pruned_is_seen(kube: Kub
     else:
         found = ((LLMDEPLOYMENTS, parent), (LLMDEPLOYMENTS, other), (CLAIMS, a_claim()), (JOBS, job))
         for resource, one in (*found, (CONTROLLER_REVISIONS, record), (CONTROLLER_REVISIONS, elsewhere)):
-            store.put(resource, one)
-    around = (await seen(kube, store, live=live)).neighbourhood
+            watched.put(resource, one)
+    around = (await seen(kube, watched, live=live)).neighbourhood
     assert around is not None
     assert around.specs == (other["spec"],)
     assert [one["metadata"]["uid"] for one in around.revisions] == [record["metadata"]["uid"]]
@@ -179,18 +179,18 @@ async def test_the_neighbourhood_of_a_claim_that_may_be_pruned_is_seen(kube: Kub
 
 
 async def test_without_the_policy_nobody_looks_around(kube: Kube) -> None:
-    store = Store()
-    store.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={}))
-    store.put(CLAIMS, a_claim())
-    assert (await seen(kube, store, live=False)).neighbourhood is None
+    watched = WatchCache()
+    watched.put(LLMDEPLOYMENTS, an_llmdeployment(mode="qwen", cache={}))
+    watched.put(CLAIMS, a_claim())
+    assert (await seen(kube, watched, live=False)).neighbourhood is None
 
 
 async def test_a_job_that_prunes_is_not_a_fetch_to_let_go_of(kube: Kube) -> None:
-    store, job = Store(), a_fetch()
+    watched, job = WatchCache(), a_fetch()
     job["metadata"]["labels"] = {names.MANAGED_BY: names.FIELD_MANAGER, names.PRUNE: "prune-1"}
-    store.put(LLMDEPLOYMENTS, an_llmdeployment())
-    store.put(JOBS, job)
-    assert (await seen(kube, store, live=False)).other_fetches == ()
+    watched.put(LLMDEPLOYMENTS, an_llmdeployment())
+    watched.put(JOBS, job)
+    assert (await seen(kube, watched, live=False)).other_fetches == ()
 
 
 def test_the_labels_of_a_fetch_are_not_those_of_a_server() -> None:
@@ -200,32 +200,32 @@ def test_the_labels_of_a_fetch_are_not_those_of_a_server() -> None:
 
 async def test_news_of_the_neighbours_is_told_to_them(kube: Kube) -> None:
     """And to the one that is looked at, if it has changed since the look began."""
-    store, pruning = Store(), {"mode": "qwen", "cache": {"prune": "Unused"}}
+    watched, pruning = WatchCache(), {"mode": "qwen", "cache": {"prune": "Unused"}}
     told: list[tuple[str, str]] = []
     parent, other = an_llmdeployment(**pruning), an_llmdeployment("other", "uid-other", **pruning)
     for one in (parent, other):
-        store.put(LLMDEPLOYMENTS, one)
-    Follower(kube, store, told.append, lambda _: None)
+        watched.put(LLMDEPLOYMENTS, one)
+    Reflector(kube, watched, told.append, lambda _: None)
     edited = an_llmdeployment("other", "uid-other", **pruning, replicas=2)
     again = an_llmdeployment(**pruning, replicas=3)
     edited["metadata"]["resourceVersion"] = again["metadata"]["resourceVersion"] = "9"
     objects: Objects = kube.objects  # type: ignore[attr-defined]
     objects |= {"llmdeployments/triage": parent, "persistentvolumeclaims/model-cache": a_claim()}
     objects |= {"llmdeployments": [again, edited]}
-    await seen(kube, store, live=True)
+    await seen(kube, watched, live=True)
     assert set(told) == {("clinic", "other"), ("clinic", "triage")}
 
 
 async def test_what_is_read_for_a_decision_is_no_news_to_it(kube: Kube) -> None:
-    store, job = Store(), a_fetch()
+    watched, job = WatchCache(), a_fetch()
     told: list[tuple[str, str]] = []
-    Follower(kube, store, told.append, lambda _: None)
+    Reflector(kube, watched, told.append, lambda _: None)
     objects: Objects = kube.objects  # type: ignore[attr-defined]
     objects |= {"llmdeployments/triage": an_llmdeployment(mode="qwen", cache={}), "pods": [the_pod(job)]}
     objects |= {"persistentvolumeclaims/model-cache": a_claim()}
     objects[f"jobs/{fetch_name(a_cached_spec(), a_claim(), SETTINGS)}"] = job
-    await seen(kube, store, live=True)
-    assert store.get(JOBS, "clinic", job["metadata"]["name"]) is not None
+    await seen(kube, watched, live=True)
+    assert watched.get(JOBS, "clinic", job["metadata"]["name"]) is not None
     assert told == []
 
 
@@ -241,7 +241,7 @@ def copied(pod: Objects, name: str, **metadata: Any) -> Objects:
 
 @pytest.mark.parametrize("live", [True, False])
 async def test_pods_count_only_if_a_replica_set_of_our_deployment_made_them(kube: Kube, live: bool) -> None:
-    store, ours = Store(), a_pod()
+    watched, ours = WatchCache(), a_pod()
     ours["metadata"] |= {"uid": "uid-pod", "resourceVersion": "3"}
     (reference,) = ours["metadata"]["ownerReferences"]
     others = [
@@ -253,21 +253,23 @@ async def test_pods_count_only_if_a_replica_set_of_our_deployment_made_them(kube
     pods = [ours, *others]
     kube.objects |= {"llmdeployments/triage": an_llmdeployment(), "pods": pods}  # type: ignore[attr-defined]
     if not live:
-        store.put(LLMDEPLOYMENTS, an_llmdeployment())
+        watched.put(LLMDEPLOYMENTS, an_llmdeployment())
         for pod in pods:
-            store.put(PODS, pod)
-    assert [one["metadata"]["name"] for one in (await seen(kube, store, live=live)).pods] == [ours["metadata"]["name"]]
+            watched.put(PODS, pod)
+    assert [one["metadata"]["name"] for one in (await seen(kube, watched, live=live)).pods] == [
+        ours["metadata"]["name"]
+    ]
 
 
 async def test_refusals_count_only_for_replica_sets_of_our_deployment(kube: Kube) -> None:
-    store, deployment = Store(), as_stored(a_manifest())
+    watched, deployment = WatchCache(), as_stored(a_manifest())
     deployment["status"] = {"conditions": [{"type": "ReplicaFailure", "status": "True"}]}
-    store.put(LLMDEPLOYMENTS, an_llmdeployment())
-    store.put(DEPLOYMENTS, deployment)
+    watched.put(LLMDEPLOYMENTS, an_llmdeployment())
+    watched.put(DEPLOYMENTS, deployment)
     ours, theirs = a_replica_set("triage-1", deployment["metadata"]["uid"]), a_replica_set("triage-2", "uid-debug")
     orphan = {"kind": "ReplicaSet", "metadata": {"name": "triage-3", "namespace": "clinic"}}
     kube.objects["replicasets"] = [ours, theirs, orphan]  # type: ignore[attr-defined]
-    found = await seen(kube, store, live=False)
+    found = await seen(kube, watched, live=False)
     assert [one["metadata"]["name"] for one in found.replica_sets] == ["triage-1"]
 
 
@@ -285,11 +287,11 @@ def an_event(pod: str, secrets: str) -> Objects:
 
 
 async def pull_of(kube: Kube, pod: Objects, events: list[Objects] | str) -> tuple[str, ...]:
-    store = Store()
-    store.put(LLMDEPLOYMENTS, an_llmdeployment())
-    store.put(PODS, pod)
+    watched = WatchCache()
+    watched.put(LLMDEPLOYMENTS, an_llmdeployment())
+    watched.put(PODS, pod)
     kube.objects["events"] = events  # type: ignore[attr-defined]
-    return (await seen(kube, store, live=False)).missing_secrets
+    return (await seen(kube, watched, live=False)).missing_secrets
 
 
 async def test_the_secret_that_a_kubelet_did_not_find_is_seen(kube: Kube) -> None:

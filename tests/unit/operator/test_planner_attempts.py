@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.actions import Apply, Judge, Record
+from llm_operator.core.actions import Apply, CreateRevision, SetVerdict
 from llm_operator.core.observation import Observation
 from llm_operator.core.planner import LEFT_ASIDE, NEXT_LOOK_SECONDS, plan
 from llm_operator.core.revisions.revision import Revision
@@ -33,12 +33,12 @@ NEVER_UP = {"replicas": 1, "updatedReplicas": 1}
 
 
 def verdicts(observation: Observation) -> list[Verdict | None]:
-    return [decode(one.annotation) for one in plan(observation, SETTINGS).actions if isinstance(one, Judge)]
+    return [decode(one.annotation) for one in plan(observation, SETTINGS).actions if isinstance(one, SetVerdict)]
 
 
 def made(observation: Observation) -> list[Revision]:
     """The revisions that are recorded."""
-    return [read(one.manifest) for one in plan(observation, SETTINGS).actions if isinstance(one, Record)]
+    return [read(one.manifest) for one in plan(observation, SETTINGS).actions if isinstance(one, CreateRevision)]
 
 
 def given(observation: Observation) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.actions import Apply, Forget, Judge, Record
+from llm_operator.core.actions import Apply, CreateRevision, DeleteRevision, SetVerdict
 from llm_operator.core.children.service import build_service
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Observation
@@ -37,12 +37,12 @@ def actions(observation: Observation, kind: type) -> list[Any]:
 
 
 def recorded(observation: Observation) -> list[Revision]:
-    return [read(action.manifest) for action in actions(observation, Record)]
+    return [read(action.manifest) for action in actions(observation, CreateRevision)]
 
 
 def test_the_declared_revision_is_recorded_before_it_is_applied() -> None:
     first, *rest = plan(an_observation(), SETTINGS).actions
-    assert isinstance(first, Record)
+    assert isinstance(first, CreateRevision)
     assert all(isinstance(action, Apply) for action in rest)
     revision = read(first.manifest)
     assert (revision.state, revision.verdict.attempt, revision.verdict.started_at) == (State.CANDIDATE, 1, NOW)
@@ -51,7 +51,7 @@ def test_the_declared_revision_is_recorded_before_it_is_applied() -> None:
 
 def test_what_is_applied_is_the_recorded_template_word_for_word() -> None:
     record, deployment, _ = plan(an_observation(), SETTINGS).actions
-    assert isinstance(record, Record)
+    assert isinstance(record, CreateRevision)
     assert isinstance(deployment, Apply)
     assert deployment.manifest["spec"]["template"] == record.manifest["data"]["template"]
 
@@ -144,9 +144,9 @@ def test_pods_are_not_taken_for_a_revision_that_somebody_wrote_onto_the_deployme
 def test_what_is_recorded_anew_is_judged_in_the_next_pass_for_it_is_not_stored_yet() -> None:
     counts = {"replicas": 2, "updatedReplicas": 2, "availableReplicas": 1}
     observation = without_records(a_spec(replicas=2), a_revision(), counts=counts)
-    assert not actions(observation, Judge)
+    assert not actions(observation, SetVerdict)
     then = after(observation, plan(observation, SETTINGS))
-    assert [judge.live for judge in actions(then, Judge)] == [then.revisions[0]]
+    assert [judge.live for judge in actions(then, SetVerdict)] == [then.revisions[0]]
 
 
 def test_a_deployment_of_nobody_is_not_adopted() -> None:
@@ -181,7 +181,7 @@ def forgotten(*revisions: Revision, declared: Revision, runs: Revision, spec: An
         service=as_stored(build_service(a_parent())),
         revisions=tuple(one.live for one in (*revisions, declared, runs)),
     )
-    found = [read(action.live) for action in actions(observation, Forget)]
+    found = [read(action.live) for action in actions(observation, DeleteRevision)]
     assert declared.hash not in {one.hash for one in found}
     assert runs.hash not in {one.hash for one in found}
     return [one.number for one in found]
@@ -227,12 +227,12 @@ def test_the_way_back_is_not_forgotten_while_the_new_one_is_on_its_way() -> None
     observation = running(a_spec(image="new:1"), good, *many(KEPT, first=2))
     then = after(observation, plan(observation, SETTINGS))
     assert good.hash in {one.hash for one in read_history(a_parent(), then.revisions).revisions}
-    assert not actions(then, Forget)
-    assert not actions(then, Judge)
+    assert not actions(then, DeleteRevision)
+    assert not actions(then, SetVerdict)
 
 
 def test_a_record_that_is_forgotten_is_deleted_as_it_was_read() -> None:
     old: Manifest = many(1)[0].live
     observation = running(a_spec(), GOOD, *many(KEPT + 1))
-    (forget,) = actions(observation, Forget)
+    (forget,) = actions(observation, DeleteRevision)
     assert forget.live == old

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.actions import Apply, Judge, Plan, Record
+from llm_operator.core.actions import Apply, CreateRevision, Plan, SetVerdict
 from llm_operator.core.observation import InvalidSpec, Observation, Settings
 from llm_operator.core.planner import NEXT_LOOK_SECONDS, plan
 from llm_operator.core.revisions.history import BUDGET_WINDOW, read_history
@@ -60,7 +60,7 @@ def applied(decided: Plan) -> list[str]:
 
 
 def verdicts(decided: Plan) -> list[Verdict | None]:
-    return [decode(one.annotation) for one in decided.actions if isinstance(one, Judge)]
+    return [decode(one.annotation) for one in decided.actions if isinstance(one, SetVerdict)]
 
 
 def test_a_retry_after_the_operators_image_was_corrected_tries_the_corrected_one() -> None:
@@ -95,7 +95,7 @@ def test_the_one_that_was_rejected_in_place_is_replaced_by_the_corrected_one() -
 def test_a_retry_of_what_would_be_rendered_the_same_keeps_its_name() -> None:
     observation = running(RETRIED, GOOD, rejected())
     decided = plan(observation, SETTINGS)
-    assert not any(isinstance(one, Record) for one in decided.actions)
+    assert not any(isinstance(one, CreateRevision) for one in decided.actions)
     assert declared(after(observation, decided)).hash == rejected().hash
 
 
@@ -150,7 +150,7 @@ def test_what_runs_under_a_second_name_is_known_again_when_its_record_is_lost() 
     observation = running(RETRIED, rejected(), counts=NEVER_UP)
     then = after(observation, plan(observation, CORRECTED), **rolled_out(1, generation=2))
     lost = replace(then, revisions=())
-    (record,) = [one for one in plan(lost, CORRECTED).actions if isinstance(one, Record)]
+    (record,) = [one for one in plan(lost, CORRECTED).actions if isinstance(one, CreateRevision)]
     assert read(record.manifest).hash == f"{rejected().hash}-2"
     assert read(record.manifest).state is State.GOOD
     found = after(lost, plan(lost, CORRECTED))
@@ -199,7 +199,7 @@ def test_a_token_given_during_an_attempt_with_an_image_that_was_corrected_begins
 
 def test_an_operator_of_another_image_leaves_an_attempt_alone() -> None:
     observation = replace(trying(), parent=a_parent(spec=a_spec()))
-    assert [one for one in plan(observation, CORRECTED).actions if not isinstance(one, Judge)] == []
+    assert [one for one in plan(observation, CORRECTED).actions if not isinstance(one, SetVerdict)] == []
 
 
 # The terms of a fetch.

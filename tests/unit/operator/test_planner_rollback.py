@@ -8,7 +8,7 @@ import pytest
 
 from llm_operator.api.conditions import Reason
 from llm_operator.core import names
-from llm_operator.core.actions import Apply, Judge, Record
+from llm_operator.core.actions import Apply, CreateRevision, SetVerdict
 from llm_operator.core.observation import InvalidSpec, Observation
 from llm_operator.core.planner import plan
 from llm_operator.core.revisions.revision import Revision
@@ -61,7 +61,7 @@ def failing(spec: Any, *revisions: Revision) -> Observation:
 def test_the_rejection_is_written_before_the_good_revision_is_applied() -> None:
     observation = failing(a_spec(**BAD), candidate(), GOOD)
     judge, back = plan(observation, SETTINGS).actions
-    assert isinstance(judge, Judge)
+    assert isinstance(judge, SetVerdict)
     verdict = decode(judge.annotation)
     assert verdict is not None
     assert (verdict.state, verdict.decided_at, verdict.rollbacks) == (State.REJECTED, NOW, (NOW,))
@@ -112,7 +112,7 @@ def test_the_last_good_revision_is_the_one_that_was_proved_last() -> None:
 def test_without_a_good_revision_the_rejected_one_stays() -> None:
     decided = plan(failing(a_spec(**BAD), candidate()), SETTINGS)
     (judge,) = decided.actions
-    assert isinstance(judge, Judge)
+    assert isinstance(judge, SetVerdict)
     verdict = decode(judge.annotation)
     assert verdict is not None
     assert (verdict.state, verdict.rollbacks) == (State.REJECTED, ())
@@ -123,7 +123,7 @@ def test_with_rollback_disabled_the_verdict_is_the_same_and_nothing_is_taken_bac
     spec = a_spec(**BAD, rollback={"enabled": False})
     decided = plan(failing(spec, candidate(), GOOD), SETTINGS)
     (judge,) = decided.actions
-    assert isinstance(judge, Judge)
+    assert isinstance(judge, SetVerdict)
     verdict = decode(judge.annotation)
     assert verdict is not None
     assert (verdict.state, verdict.rollbacks) == (State.REJECTED, ()), "it counts in no budget"
@@ -150,8 +150,8 @@ def test_the_mock_is_recorded_and_applied_when_nothing_was_ever_good() -> None:
     spec = a_spec(**MOCK)
     observation = failing(spec, candidate())
     judge, record, apply = plan(observation, SETTINGS).actions
-    assert isinstance(judge, Judge)
-    assert isinstance(record, Record)
+    assert isinstance(judge, SetVerdict)
+    assert isinstance(record, CreateRevision)
     assert isinstance(apply, Apply)
     revision = read(record.manifest)
     assert (revision.state, revision.hash) == (State.FALLBACK, fallback(spec).hash)
@@ -189,7 +189,7 @@ def test_the_mock_is_never_judged() -> None:
 def test_no_mock_is_recorded_when(rollback: dict[str, Any], others: tuple[Revision, ...]) -> None:
     spec = a_spec(**BAD, rollback=rollback)
     actions = plan(running(spec, rejected(), *others, counts=NEVER_UP), SETTINGS).actions
-    assert not any(isinstance(action, Record) for action in actions)
+    assert not any(isinstance(action, CreateRevision) for action in actions)
 
 
 def test_a_mock_that_is_not_wanted_any_more_makes_room() -> None:
@@ -323,4 +323,4 @@ def test_the_course_is_the_same_whoever_looks() -> None:
 
 def test_an_observation_without_anything_goes_nowhere() -> None:
     goes = course(an_observation(), a_spec())
-    assert (goes.active, goes.target, goes.last_good, goes.held_back) == (None, None, None, None)
+    assert (goes.active, goes.target, goes.last_good, goes.budget_hold) == (None, None, None, None)

@@ -4,8 +4,8 @@ from typing import Any, cast
 
 from llm_operator.core import names
 from llm_operator.kube import CLAIMS, JOBS, LLMDEPLOYMENTS, PODS, Kube, Resource
-from llm_operator.reflector import Follower
-from llm_operator.watch_cache import Store
+from llm_operator.reflector import Reflector
+from llm_operator.watch_cache import WatchCache
 from tests.unit.operator.builders import a_claim, a_fetch, a_fetch_pod, a_pod
 
 NOBODY = cast(Kube, None)  # Events are taken without asking anybody.
@@ -16,13 +16,13 @@ class Told:
 
     def __init__(self) -> None:
         self.places: list[tuple[str, str]] = []
-        self.store = Store()
-        self.follower = Follower(NOBODY, self.store, self.places.append, lambda _: None)
+        self.watched = WatchCache()
+        self.reflector = Reflector(NOBODY, self.watched, self.places.append, lambda _: None)
 
     def by(self, resource: Resource, live: Any, kind: str = "MODIFIED") -> set[str]:
         self.places.clear()
         metadata = {"uid": f"uid-{live['metadata']['name']}", "resourceVersion": "5", **live["metadata"]}
-        self.follower.take(resource, {"type": kind, "object": {**live, "metadata": metadata}})
+        self.reflector.take(resource, {"type": kind, "object": {**live, "metadata": metadata}})
         return {name for _, name in self.places}
 
 
@@ -53,9 +53,9 @@ def test_a_fetch_and_its_pods_are_its_owners() -> None:
     pod["metadata"]["resourceVersion"], pod["status"]["phase"] = "6", "Failed"
     assert told.by(PODS, pod) == {"one", "two"}
     name = job["metadata"]["name"]
-    found = told.store.children(PODS, "clinic", names.group_of_fetch(name))
+    found = told.watched.children(PODS, "clinic", names.group_of_fetch(name))
     assert [one["metadata"]["name"] for one in found] == ["fetch-1"]
-    assert told.store.children(PODS, "clinic", name) == []
+    assert told.watched.children(PODS, "clinic", name) == []
 
 
 def test_the_counts_of_a_job_are_no_news() -> None:
@@ -85,7 +85,7 @@ def newer(live: Any, version: str = "9") -> Any:
 def test_what_a_look_at_one_finds_new_about_another_has_that_one_looked_at() -> None:
     told = Told()
     other = newer(an_llmdeployment("b", replicas=2))
-    told.store.put(LLMDEPLOYMENTS, other)
+    told.watched.put(LLMDEPLOYMENTS, other)
     assert told.places == [("clinic", "b")]
     assert told.by(LLMDEPLOYMENTS, other) == set(), "the event comes too late to be news"
 
@@ -95,16 +95,16 @@ def test_who_is_being_looked_at_sees_it_anyway_and_whoever_else_has_a_share_does
     job = a_fetch()
     owner = job["metadata"]["ownerReferences"][0]
     job["metadata"]["ownerReferences"] = [{**owner, "name": "one"}, {**owner, "name": "two", "uid": "2"}]
-    told.store.put(JOBS, newer(job), reader=("clinic", "one"))
+    told.watched.put(JOBS, newer(job), reader=("clinic", "one"))
     assert told.places == [("clinic", "two")]
     told.places.clear()
-    told.store.put(JOBS, newer(job, "10"), reader=("clinic", "one"))
+    told.watched.put(JOBS, newer(job, "10"), reader=("clinic", "one"))
     assert told.places == [], "nothing is new but the version"
 
 
 def test_a_list_tells_nobody_because_everybody_is_looked_at_after_it() -> None:
     told = Told()
-    told.store.take(LLMDEPLOYMENTS, [newer(an_llmdeployment("a"))])
+    told.watched.take(LLMDEPLOYMENTS, [newer(an_llmdeployment("a"))])
     assert told.places == []
 
 
@@ -118,7 +118,7 @@ def test_who_loses_an_object_to_another_is_told_too() -> None:
     assert told.by(PODS, pod) == {"a", "b"}
     job = newer(a_fetch())
     owner = job["metadata"]["ownerReferences"][0]
-    told.store.put(JOBS, job)
+    told.watched.put(JOBS, job)
     job = newer(job, "10")
     job["metadata"]["ownerReferences"] = [{**owner, "name": "heir"}]
     assert told.by(JOBS, job) == {"triage", "heir"}

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from llm_operator.core import names
 from llm_operator.core.names import Manifest
 from llm_operator.kube import CONTROLLER_REVISIONS, DEPLOYMENTS, LLMDEPLOYMENTS, PODS, SERVICES
-from llm_operator.watch_cache import REMEMBER_DELETED_SECONDS, Store
+from llm_operator.watch_cache import REMEMBER_DELETED_SECONDS, WatchCache
 from tests.unit.operator.builders import a_manifest, a_pod, a_revision, as_stored, died
 
 
@@ -33,8 +33,8 @@ def a_child(version: int, *, parent: str | None = "triage", **over: Any) -> Any:
     return an_object(version, **over, metadata={"labels": labels, **over.pop("metadata", {})})
 
 
-def version_of(store: Store, name: str = "triage") -> int | None:
-    live = store.get(SERVICES, "clinic", name)
+def version_of(watched: WatchCache, name: str = "triage") -> int | None:
+    live = watched.get(SERVICES, "clinic", name)
     return None if live is None else int(live["metadata"]["resourceVersion"])
 
 
@@ -43,101 +43,101 @@ def version_of(store: Store, name: str = "triage") -> int | None:
     [([5, 7], 7), ([7, 5], 7), ([7, 7], 7), ([9, 10], 10), ([10, 9], 10)],
 )
 def test_the_newest_version_stays_in_whatever_order_they_arrive(versions: list[int], newest: int) -> None:
-    store = Store()
+    watched = WatchCache()
     for version in versions:
-        store.put(SERVICES, an_object(version))
-    assert version_of(store) == newest
+        watched.put(SERVICES, an_object(version))
+    assert version_of(watched) == newest
 
 
 def test_what_is_not_known_is_none() -> None:
-    store = Store()
-    store.put(SERVICES, an_object(1))
-    assert store.get(SERVICES, "clinic", "other") is None
-    assert store.get(SERVICES, "other", "triage") is None
-    assert store.get(DEPLOYMENTS, "clinic", "triage") is None
+    watched = WatchCache()
+    watched.put(SERVICES, an_object(1))
+    assert watched.get(SERVICES, "clinic", "other") is None
+    assert watched.get(SERVICES, "other", "triage") is None
+    assert watched.get(DEPLOYMENTS, "clinic", "triage") is None
 
 
 # Deletions.
 
 
 def test_a_deleted_object_is_gone_and_older_news_do_not_bring_it_back() -> None:
-    store = Store()
-    store.put(SERVICES, an_object(5))
-    store.remove(SERVICES, an_object(6))
-    assert version_of(store) is None
-    assert not store.put(SERVICES, an_object(5))
-    assert not store.put(SERVICES, an_object(6))
-    assert version_of(store) is None
+    watched = WatchCache()
+    watched.put(SERVICES, an_object(5))
+    watched.remove(SERVICES, an_object(6))
+    assert version_of(watched) is None
+    assert not watched.put(SERVICES, an_object(5))
+    assert not watched.put(SERVICES, an_object(6))
+    assert version_of(watched) is None
 
 
 def test_an_object_that_only_lost_and_regained_its_label_is_there_again() -> None:
-    store = Store()
-    store.remove(SERVICES, an_object(6))
-    assert store.put(SERVICES, an_object(7)), "a watch calls deleted what its selector does not choose any more"
-    assert version_of(store) == 7
+    watched = WatchCache()
+    watched.remove(SERVICES, an_object(6))
+    assert watched.put(SERVICES, an_object(7)), "a watch calls deleted what its selector does not choose any more"
+    assert version_of(watched) == 7
 
 
 def test_an_object_that_was_made_since_stays_when_the_old_one_is_reported_gone() -> None:
-    store = Store()
-    store.put(SERVICES, an_object(5))
-    store.put(SERVICES, an_object(9, uid="uid-2"))
-    store.remove(SERVICES, an_object(6))
-    assert version_of(store) == 9
+    watched = WatchCache()
+    watched.put(SERVICES, an_object(5))
+    watched.put(SERVICES, an_object(9, uid="uid-2"))
+    watched.remove(SERVICES, an_object(6))
+    assert version_of(watched) == 9
 
 
 def test_the_deletion_of_what_was_never_known_is_remembered() -> None:
-    store = Store()
-    store.remove(SERVICES, an_object(6))
-    assert not store.put(SERVICES, an_object(5))
+    watched = WatchCache()
+    watched.remove(SERVICES, an_object(6))
+    assert not watched.put(SERVICES, an_object(5))
 
 
 def test_deletions_are_remembered_only_as_long_as_a_list_may_be_late() -> None:
     clock = Clock()
-    store = Store(clock)
-    store.remove(SERVICES, an_object(6))
+    watched = WatchCache(clock)
+    watched.remove(SERVICES, an_object(6))
     clock.now = REMEMBER_DELETED_SECONDS - 1
-    store.drop_others(SERVICES, None, set(), 6)
-    assert not store.put(SERVICES, an_object(5))
+    watched.drop_others(SERVICES, None, set(), 6)
+    assert not watched.put(SERVICES, an_object(5))
     clock.now = REMEMBER_DELETED_SECONDS
-    store.drop_others(SERVICES, None, set(), 6)
-    assert store.put(SERVICES, an_object(5))
+    watched.drop_others(SERVICES, None, set(), 6)
+    assert watched.put(SERVICES, an_object(5))
 
 
 # Lists.
 
 
 def test_what_a_list_does_not_hold_is_gone_unless_it_is_newer_than_the_list() -> None:
-    store = Store()
-    store.put(SERVICES, an_object(5, name="gone", uid="a"))
-    store.put(SERVICES, an_object(8, name="new", uid="b"))
-    listed = store.take(SERVICES, [an_object(6, name="there", uid="c")])
+    watched = WatchCache()
+    watched.put(SERVICES, an_object(5, name="gone", uid="a"))
+    watched.put(SERVICES, an_object(8, name="new", uid="b"))
+    listed = watched.take(SERVICES, [an_object(6, name="there", uid="c")])
     assert listed == {("clinic", "there")}
-    store.drop_others(SERVICES, None, listed, 7)
-    assert [one["metadata"]["name"] for one in store.every(SERVICES)] == ["new", "there"]
+    watched.drop_others(SERVICES, None, listed, 7)
+    assert [one["metadata"]["name"] for one in watched.every(SERVICES)] == ["new", "there"]
 
 
 def test_a_list_of_one_namespace_says_nothing_about_others() -> None:
-    store = Store()
-    store.put(SERVICES, an_object(5, namespace="here", uid="a"))
-    store.put(SERVICES, an_object(5, namespace="there", uid="b"))
-    store.drop_others(SERVICES, "here", set(), 7)
-    assert [one["metadata"]["namespace"] for one in store.every(SERVICES)] == ["there"]
+    watched = WatchCache()
+    watched.put(SERVICES, an_object(5, namespace="here", uid="a"))
+    watched.put(SERVICES, an_object(5, namespace="there", uid="b"))
+    watched.drop_others(SERVICES, "here", set(), 7)
+    assert [one["metadata"]["namespace"] for one in watched.every(SERVICES)] == ["there"]
 
 
 def test_a_list_says_nothing_about_other_kinds() -> None:
-    store = Store()
-    store.put(DEPLOYMENTS, an_object(5))
-    store.drop_others(SERVICES, None, set(), 7)
-    assert store.get(DEPLOYMENTS, "clinic", "triage") is not None
+    watched = WatchCache()
+    watched.put(DEPLOYMENTS, an_object(5))
+    watched.drop_others(SERVICES, None, set(), 7)
+    assert watched.get(DEPLOYMENTS, "clinic", "triage") is not None
 
 
 def test_every_object_can_be_gone_through_while_they_come_and_go() -> None:
-    store = Store()
+    watched = WatchCache()
     for number in range(3):
-        store.put(SERVICES, an_object(5, name=f"s-{number}", uid=f"uid-{number}"))
-    for live in store.every(SERVICES):
-        store.remove(SERVICES, live)
-    assert list(store.every(SERVICES)) == []
+        watched.put(SERVICES, an_object(5, name=f"s-{number}", uid=f"uid-{number}"))
+    for live in watched.every(SERVICES):
+        watched.remove(SERVICES, live)
+    assert list(watched.every(SERVICES)) == []
 
 
 # Whether a watch delivers.
@@ -145,99 +145,99 @@ def test_every_object_can_be_gone_through_while_they_come_and_go() -> None:
 
 def test_a_watch_that_does_not_deliver_what_a_list_shows_is_behind() -> None:
     clock = Clock()
-    store = Store(clock)
-    store.put(SERVICES, an_object(5), watched=True)
-    assert store.behind_seconds() == 0
-    store.take(SERVICES, [an_object(7, spec={})])
+    watched = WatchCache(clock)
+    watched.put(SERVICES, an_object(5), watched=True)
+    assert watched.behind_seconds() == 0
+    watched.take(SERVICES, [an_object(7, spec={})])
     clock.now = 30
-    assert store.behind_seconds() == 30
-    store.take(SERVICES, [an_object(9, name="other", uid="b")])
+    assert watched.behind_seconds() == 30
+    watched.take(SERVICES, [an_object(9, name="other", uid="b")])
     clock.now = 40
-    assert store.behind_seconds() == 40, "since the first"
-    store.put(SERVICES, an_object(8), watched=True)
-    assert store.behind_seconds() == 40, "one is still to come"
-    store.put(SERVICES, an_object(9, name="other", uid="b"), watched=True)
-    assert store.behind_seconds() == 0
+    assert watched.behind_seconds() == 40, "since the first"
+    watched.put(SERVICES, an_object(8), watched=True)
+    assert watched.behind_seconds() == 40, "one is still to come"
+    watched.put(SERVICES, an_object(9, name="other", uid="b"), watched=True)
+    assert watched.behind_seconds() == 0
 
 
 def test_a_watch_that_begins_where_a_list_ends_does_not_owe_what_is_in_it() -> None:
     clock = Clock()
-    store = Store(clock)
-    store.take(SERVICES, [an_object(7), an_object(9, name="other", uid="b")])
+    watched = WatchCache(clock)
+    watched.take(SERVICES, [an_object(7), an_object(9, name="other", uid="b")])
     clock.now = 30
-    store.caught_up(SERVICES, 8)
-    assert store.behind_seconds() == 30
-    store.caught_up(SERVICES, 9)
-    assert store.behind_seconds() == 0
+    watched.caught_up(SERVICES, 8)
+    assert watched.behind_seconds() == 30
+    watched.caught_up(SERVICES, 9)
+    assert watched.behind_seconds() == 0
 
 
 def test_a_deletion_is_a_delivery_too() -> None:
-    store = Store(clock := Clock())
-    store.take(SERVICES, [an_object(7)])
+    watched = WatchCache(clock := Clock())
+    watched.take(SERVICES, [an_object(7)])
     clock.now = 30
-    store.remove(SERVICES, an_object(8), watched=True)
-    assert store.behind_seconds() == 0
+    watched.remove(SERVICES, an_object(8), watched=True)
+    assert watched.behind_seconds() == 0
 
 
 def test_each_watch_delivers_for_itself() -> None:
-    store = Store(clock := Clock())
-    store.take(SERVICES, [an_object(7)])
+    watched = WatchCache(clock := Clock())
+    watched.take(SERVICES, [an_object(7)])
     clock.now = 30
-    store.put(DEPLOYMENTS, as_stored(a_manifest()) | an_object(99), watched=True)
-    assert store.behind_seconds() == 30
+    watched.put(DEPLOYMENTS, as_stored(a_manifest()) | an_object(99), watched=True)
+    assert watched.behind_seconds() == 30
 
 
 def test_own_writes_and_reads_are_no_deliveries() -> None:
-    store = Store(clock := Clock())
-    store.take(SERVICES, [an_object(7)])
+    watched = WatchCache(clock := Clock())
+    watched.take(SERVICES, [an_object(7)])
     clock.now = 30
-    store.put(SERVICES, an_object(9))
-    store.remove(SERVICES, an_object(10))
-    assert store.behind_seconds() == 30
+    watched.put(SERVICES, an_object(9))
+    watched.remove(SERVICES, an_object(10))
+    assert watched.behind_seconds() == 30
 
 
 def test_a_list_without_news_owes_nothing() -> None:
-    store = Store(clock := Clock())
-    store.put(SERVICES, an_object(7), watched=True)
-    store.take(SERVICES, [an_object(7)])
+    watched = WatchCache(clock := Clock())
+    watched.put(SERVICES, an_object(7), watched=True)
+    watched.take(SERVICES, [an_object(7)])
     clock.now = 30
-    assert store.behind_seconds() == 0
+    assert watched.behind_seconds() == 0
 
 
 # Children.
 
 
-def children(store: Store, parent: str = "triage", namespace: str = "clinic") -> list[str]:
-    return [one["metadata"]["name"] for one in store.children(CONTROLLER_REVISIONS, namespace, parent)]
+def children(watched: WatchCache, parent: str = "triage", namespace: str = "clinic") -> list[str]:
+    return [one["metadata"]["name"] for one in watched.children(CONTROLLER_REVISIONS, namespace, parent)]
 
 
 def test_children_are_found_by_the_label_of_their_parent_in_its_namespace() -> None:
-    store = Store()
-    store.put(CONTROLLER_REVISIONS, a_child(1, name="b", uid="1"))
-    store.put(CONTROLLER_REVISIONS, a_child(1, name="a", uid="2"))
-    store.put(CONTROLLER_REVISIONS, a_child(1, name="c", uid="3", parent="other"))
-    store.put(CONTROLLER_REVISIONS, a_child(1, name="d", uid="4", namespace="elsewhere"))
-    store.put(CONTROLLER_REVISIONS, a_child(1, name="e", uid="5", parent=None))
-    assert children(store) == ["a", "b"]
-    assert children(store, "other") == ["c"]
-    assert children(store, namespace="elsewhere") == ["d"]
-    assert children(store, "nobody") == []
+    watched = WatchCache()
+    watched.put(CONTROLLER_REVISIONS, a_child(1, name="b", uid="1"))
+    watched.put(CONTROLLER_REVISIONS, a_child(1, name="a", uid="2"))
+    watched.put(CONTROLLER_REVISIONS, a_child(1, name="c", uid="3", parent="other"))
+    watched.put(CONTROLLER_REVISIONS, a_child(1, name="d", uid="4", namespace="elsewhere"))
+    watched.put(CONTROLLER_REVISIONS, a_child(1, name="e", uid="5", parent=None))
+    assert children(watched) == ["a", "b"]
+    assert children(watched, "other") == ["c"]
+    assert children(watched, namespace="elsewhere") == ["d"]
+    assert children(watched, "nobody") == []
 
 
 def test_a_child_whose_label_changes_changes_its_parent() -> None:
-    store = Store()
-    store.put(CONTROLLER_REVISIONS, a_child(1))
-    store.put(CONTROLLER_REVISIONS, a_child(2, parent="other"))
-    assert (children(store), children(store, "other")) == ([], ["triage"])
-    store.put(CONTROLLER_REVISIONS, a_child(3, parent=None))
-    assert children(store, "other") == []
+    watched = WatchCache()
+    watched.put(CONTROLLER_REVISIONS, a_child(1))
+    watched.put(CONTROLLER_REVISIONS, a_child(2, parent="other"))
+    assert (children(watched), children(watched, "other")) == ([], ["triage"])
+    watched.put(CONTROLLER_REVISIONS, a_child(3, parent=None))
+    assert children(watched, "other") == []
 
 
 def test_a_child_that_is_gone_is_no_child() -> None:
-    store = Store()
-    store.put(CONTROLLER_REVISIONS, a_child(1))
-    store.remove(CONTROLLER_REVISIONS, a_child(2))
-    assert children(store) == []
+    watched = WatchCache()
+    watched.put(CONTROLLER_REVISIONS, a_child(1))
+    watched.remove(CONTROLLER_REVISIONS, a_child(2))
+    assert children(watched) == []
 
 
 # What matters.
@@ -245,8 +245,8 @@ def test_a_child_that_is_gone_is_no_child() -> None:
 
 def changed(resource: Any, live: Manifest, **paths: Any) -> bool:
     """Whether a newer version with these fields, by dotted path, is news."""
-    store = Store()
-    assert store.put(resource, live)
+    watched = WatchCache()
+    assert watched.put(resource, live)
     newer = {**live, "metadata": {**live["metadata"], "resourceVersion": "99"}}
     for path, value in paths.items():
         *groups, last = path.split("__")
@@ -255,7 +255,7 @@ def changed(resource: Any, live: Manifest, **paths: Any) -> bool:
             place[group] = {**place.get(group, {})}
             place = place[group]
         place[last] = value
-    return store.put(resource, newer)
+    return watched.put(resource, newer)
 
 
 def a_live_pod() -> Manifest:
@@ -303,7 +303,7 @@ def test_what_a_decision_looks_at_is_news_of_a_pod(path: str, value: object) -> 
 
 def test_a_pod_without_spec_and_status_is_taken() -> None:
     pod = {"metadata": a_live_pod()["metadata"]}
-    assert Store().put(PODS, pod)
+    assert WatchCache().put(PODS, pod)
 
 
 @pytest.mark.parametrize(
@@ -332,9 +332,9 @@ def test_a_status_of_our_own_is_news_of_an_object_that_had_another() -> None:
 
 
 def test_what_is_kept_is_enough_for_every_decision_and_not_much_more() -> None:
-    store = Store()
-    store.put(PODS, {**a_live_pod(), "apiVersion": "v1"} | {"spec": {**a_live_pod()["spec"], "volumes": ["x"] * 100}})
-    kept = store.get(PODS, "clinic", "triage-1")
+    watched = WatchCache()
+    watched.put(PODS, {**a_live_pod(), "apiVersion": "v1"} | {"spec": {**a_live_pod()["spec"], "volumes": ["x"] * 100}})
+    kept = watched.get(PODS, "clinic", "triage-1")
     assert kept is not None
     assert names.revision_of(kept) == a_revision().hash
     assert kept["spec"] == {"containers": [{"name": "server", "resources": {"limits": {"memory": "64Mi"}}}]}
@@ -343,35 +343,35 @@ def test_what_is_kept_is_enough_for_every_decision_and_not_much_more() -> None:
 
 def test_a_record_is_kept_word_for_word() -> None:
     live = a_revision().live
-    store = Store()
-    store.put(CONTROLLER_REVISIONS, live)
-    assert store.children(CONTROLLER_REVISIONS, "clinic", "triage") == [live]
+    watched = WatchCache()
+    watched.put(CONTROLLER_REVISIONS, live)
+    assert watched.children(CONTROLLER_REVISIONS, "clinic", "triage") == [live]
 
 
 def test_what_is_stored_does_not_change_with_what_was_given() -> None:
     live = a_revision().live
-    store = Store()
-    store.put(CONTROLLER_REVISIONS, live)
+    watched = WatchCache()
+    watched.put(CONTROLLER_REVISIONS, live)
     live["data"]["template"]["spec"]["containers"][0]["image"] = "edited:1"
-    (kept,) = store.children(CONTROLLER_REVISIONS, "clinic", "triage")
+    (kept,) = watched.children(CONTROLLER_REVISIONS, "clinic", "triage")
     assert kept["data"]["template"]["spec"]["containers"][0]["image"] != "edited:1"
 
 
 def test_what_is_older_than_what_was_told_is_known_to_be() -> None:
-    store = Store()
-    store.put(SERVICES, an_object(5))
-    assert store.knows_newer(SERVICES, an_object(4))
-    assert not store.knows_newer(SERVICES, an_object(5))
-    assert not store.knows_newer(SERVICES, an_object(6))
-    assert not Store().knows_newer(SERVICES, an_object(4))
+    watched = WatchCache()
+    watched.put(SERVICES, an_object(5))
+    assert watched.knows_newer(SERVICES, an_object(4))
+    assert not watched.knows_newer(SERVICES, an_object(5))
+    assert not watched.knows_newer(SERVICES, an_object(6))
+    assert not WatchCache().knows_newer(SERVICES, an_object(4))
 
 
 # A cluster that is set back to a backup.
 
 
-def listed(store: Store, version: int, *objects: Any, namespace: str | None = None) -> bool:
+def listed(watched: WatchCache, version: int, *objects: Any, namespace: str | None = None) -> bool:
     """Take a list; whether it shows that the cluster was set back."""
-    listing = store.listing(SERVICES, namespace)
+    listing = watched.listing(SERVICES, namespace)
     for live in objects:
         listing.take([live], version)
     listing.take([], version)
@@ -379,94 +379,94 @@ def listed(store: Store, version: int, *objects: Any, namespace: str | None = No
     return listing.is_set_back
 
 
-def known(store: Store) -> dict[str, int]:
-    return {one["metadata"]["name"]: int(one["metadata"]["resourceVersion"]) for one in store.every(SERVICES)}
+def known(watched: WatchCache) -> dict[str, int]:
+    return {one["metadata"]["name"]: int(one["metadata"]["resourceVersion"]) for one in watched.every(SERVICES)}
 
 
-def a_store(*versions: int) -> tuple[Store, Clock]:
-    store = Store(clock := Clock())
+def a_store(*versions: int) -> tuple[WatchCache, Clock]:
+    watched = WatchCache(clock := Clock())
     for version in versions:
-        store.put(SERVICES, an_object(version, name=f"s-{version}", uid=f"uid-{version}"), watched=True)
+        watched.put(SERVICES, an_object(version, name=f"s-{version}", uid=f"uid-{version}"), watched=True)
     clock.now += 1
-    return store, clock
+    return watched, clock
 
 
 def test_a_list_of_an_older_version_than_was_heard_of_shows_it() -> None:
-    store, _ = a_store(5, 7, 9)
-    assert listed(store, 8, an_object(5, name="s-5", uid="uid-5"))
-    assert known(store) == {"s-5": 5}, "ghosts are gone"
-    assert not listed(store, 8, an_object(5, name="s-5", uid="uid-5")), "it is found out once"
+    watched, _ = a_store(5, 7, 9)
+    assert listed(watched, 8, an_object(5, name="s-5", uid="uid-5"))
+    assert known(watched) == {"s-5": 5}, "ghosts are gone"
+    assert not listed(watched, 8, an_object(5, name="s-5", uid="uid-5")), "it is found out once"
 
 
 @pytest.mark.parametrize("heard", ["bookmark", "list", "own write", "deletion"])
 def test_whatever_a_version_was_heard_from_counts(heard: str) -> None:
-    store, _ = a_store()
+    watched, _ = a_store()
     match heard:
         case "bookmark":
-            store.saw(SERVICES, None, 9)
+            watched.saw(SERVICES, None, 9)
         case "list":
-            listed(store, 9)
+            listed(watched, 9)
         case "own write":
-            store.put(SERVICES, an_object(9))
+            watched.put(SERVICES, an_object(9))
         case "deletion":
-            store.remove(SERVICES, an_object(9), watched=True)
-    assert not listed(store, 9)
-    assert listed(store, 8)
+            watched.remove(SERVICES, an_object(9), watched=True)
+    assert not listed(watched, 9)
+    assert listed(watched, 8)
 
 
 def test_an_older_version_of_an_object_shows_it_although_others_have_grown_since() -> None:
-    store, _ = a_store(5)
-    store.put(SERVICES, an_object(9, name="s-5", uid="uid-5", spec={"edited": True}), watched=True)
-    assert listed(store, 20, an_object(5, name="s-5", uid="uid-5"), an_object(20, name="new", uid="uid-new"))
-    assert known(store) == {"s-5": 5, "new": 20}
+    watched, _ = a_store(5)
+    watched.put(SERVICES, an_object(9, name="s-5", uid="uid-5", spec={"edited": True}), watched=True)
+    assert listed(watched, 20, an_object(5, name="s-5", uid="uid-5"), an_object(20, name="new", uid="uid-new"))
+    assert known(watched) == {"s-5": 5, "new": 20}
 
 
 def test_one_that_was_gone_before_the_list_was_asked_for_shows_it() -> None:
-    store, clock = a_store(5)
-    store.remove(SERVICES, an_object(9, name="s-5", uid="uid-5"), watched=True)
+    watched, clock = a_store(5)
+    watched.remove(SERVICES, an_object(9, name="s-5", uid="uid-5"), watched=True)
     clock.now += 1
-    assert listed(store, 20, an_object(5, name="s-5", uid="uid-5"))
-    assert known(store) == {"s-5": 5}
+    assert listed(watched, 20, an_object(5, name="s-5", uid="uid-5"))
+    assert known(watched) == {"s-5": 5}
 
 
 def test_one_that_goes_while_the_list_is_under_way_does_not() -> None:
-    store, _ = a_store(5)
-    listing = store.listing(SERVICES, None)
-    store.remove(SERVICES, an_object(9, name="s-5", uid="uid-5"), watched=True)
+    watched, _ = a_store(5)
+    listing = watched.listing(SERVICES, None)
+    watched.remove(SERVICES, an_object(9, name="s-5", uid="uid-5"), watched=True)
     listing.take([an_object(5, name="s-5", uid="uid-5")], 8)
     listing.end()
-    assert (listing.is_set_back, known(store)) == (False, {})
+    assert (listing.is_set_back, known(watched)) == (False, {})
 
 
 def test_what_is_known_stays_until_it_is_replaced_and_then_counts_again() -> None:
-    """What is not in the store would seem to be missing."""
-    store, _ = a_store(5, 7)
-    listing = store.listing(SERVICES, None)
+    """What is not in the watch cache would seem to be missing."""
+    watched, _ = a_store(5, 7)
+    listing = watched.listing(SERVICES, None)
     listing.take([an_object(3, name="s-5", uid="uid-5")], 6)
-    assert known(store) == {"s-5": 3, "s-7": 7}
-    assert not store.knows_newer(SERVICES, an_object(2, name="s-7", uid="uid-7")), "a live read is believed at once"
-    assert store.knows_newer(SERVICES, an_object(2, name="s-5", uid="uid-5"))
-    assert store.put(SERVICES, an_object(2, name="s-7", uid="uid-7", spec={"x": 1}))
+    assert known(watched) == {"s-5": 3, "s-7": 7}
+    assert not watched.knows_newer(SERVICES, an_object(2, name="s-7", uid="uid-7")), "a live read is believed at once"
+    assert watched.knows_newer(SERVICES, an_object(2, name="s-5", uid="uid-5"))
+    assert watched.put(SERVICES, an_object(2, name="s-7", uid="uid-7", spec={"x": 1}))
     listing.end()
-    assert known(store) == {"s-5": 3}
+    assert known(watched) == {"s-5": 3}
 
 
 def test_other_namespaces_find_it_out_for_themselves() -> None:
-    store = Store()
+    watched = WatchCache()
     for namespace in ("here", "there"):
-        store.put(SERVICES, an_object(9, namespace=namespace, uid=namespace))
-    assert listed(store, 5, an_object(3, namespace="here", uid="here"), namespace="here")
-    assert store.get(SERVICES, "there", "triage") == an_object(9, namespace="there", uid="there")
-    assert listed(store, 5, namespace="there")
-    assert store.get(SERVICES, "there", "triage") is None
+        watched.put(SERVICES, an_object(9, namespace=namespace, uid=namespace))
+    assert listed(watched, 5, an_object(3, namespace="here", uid="here"), namespace="here")
+    assert watched.get(SERVICES, "there", "triage") == an_object(9, namespace="there", uid="there")
+    assert listed(watched, 5, namespace="there")
+    assert watched.get(SERVICES, "there", "triage") is None
 
 
 def test_a_watch_owes_nothing_of_what_is_no_more() -> None:
-    store, clock = a_store()
-    store.take(SERVICES, [an_object(9)])
+    watched, clock = a_store()
+    watched.take(SERVICES, [an_object(9)])
     clock.now += 100
-    assert listed(store, 5)
-    assert store.behind_seconds() == 0
+    assert listed(watched, 5)
+    assert watched.behind_seconds() == 0
 
 
 class ACluster(RuleBasedStateMachine):
@@ -474,7 +474,7 @@ class ACluster(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = Store(self.clock)
+        self.watched = WatchCache(self.clock)
         self.version, self.now = 1, 0.0
         self.objects: dict[str, int] = {}
         self.made: dict[str, int] = {}
@@ -507,17 +507,17 @@ class ACluster(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from("abc"))
     def read_live(self, name: str) -> None:
-        known = self.store.get(SERVICES, "clinic", name)
+        known = self.watched.get(SERVICES, "clinic", name)
         if self.trusted and name in self.objects:
-            self.store.put(SERVICES, self.live(name, self.objects[name]))
+            self.watched.put(SERVICES, self.live(name, self.objects[name]))
         elif self.trusted and known is not None:
-            self.store.remove(SERVICES, known)
+            self.watched.remove(SERVICES, known)
 
     @rule(count=st.integers(1, 4))
     def the_watch_tells(self, count: int) -> None:
         told, self.untold = self.untold[:count], self.untold[count:]
         for kind, live in told if self.trusted else []:
-            getattr(self.store, kind)(SERVICES, live, watched=True)
+            getattr(self.watched, kind)(SERVICES, live, watched=True)
 
     @rule()
     def back_up(self) -> None:
@@ -532,7 +532,7 @@ class ACluster(RuleBasedStateMachine):
 
     @rule()
     def ask_for_a_list(self) -> None:
-        self.listing = self.store.listing(SERVICES, None)
+        self.listing = self.watched.listing(SERVICES, None)
 
     @rule(split=st.integers(0, 3))
     def get_the_list(self, split: int) -> None:
@@ -549,13 +549,13 @@ class ACluster(RuleBasedStateMachine):
             self.untold, self.trusted = [], True
         self.listing = None
         if not self.untold:
-            assert known(self.store) == self.objects
+            assert known(self.watched) == self.objects
 
     def teardown(self) -> None:
-        self.listing = self.store.listing(SERVICES, None)
+        self.listing = self.watched.listing(SERVICES, None)
         self.get_the_list(0)
         self.the_watch_tells(1000)
-        assert known(self.store) == self.objects
+        assert known(self.watched) == self.objects
 
 
 TestACluster = ACluster.TestCase

@@ -10,7 +10,7 @@ from datetime import timedelta
 from hypothesis import currently_in_test_context
 from hypothesis import note as hypothesis_note
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.api.types import LLMDeploymentSpec, LLMDeploymentStatus
 from llm_operator.core import names
 from llm_operator.core.children.rollout import is_rolled_out
@@ -19,7 +19,7 @@ from llm_operator.core.observation import Admitted, Observation, Suspicion
 from llm_operator.core.planner import plan
 from llm_operator.core.revisions.revision import Revision, parse_revision
 from llm_operator.core.revisions.state import State
-from llm_operator.core.revisions.target import Course, course
+from llm_operator.core.revisions.target import RevisionTarget, course
 from llm_operator.core.revisions.verdict import CONTACT_GRACE
 from llm_operator.core.status.conditions import build_status
 from llm_operator.kube import ApiError
@@ -110,7 +110,7 @@ class Walker:
         """The server pods by name."""
         return {pod.name for pod in self.cluster.workloads[name].pods}
 
-    def course(self, name: str) -> Course:
+    def course(self, name: str) -> RevisionTarget:
         return course(self.cluster.observation(name), self.spec(name))
 
     # One pass, as reconcile.py does it.
@@ -145,7 +145,7 @@ class Walker:
         memory = self.known[name]
         return replace(self.cluster.observation(name), suspicion=memory.suspicion, admitted=memory.admitted)
 
-    def _tell(self, name: str, observation: Observation, obstacle: Finding | None) -> None:
+    def _tell(self, name: str, observation: Observation, obstacle: Cause | None) -> None:
         status = build_status(observation, obstacle)
         LLMDeploymentStatus.model_validate(status, extra="forbid")
         self._check_told(observation, status)
@@ -254,7 +254,7 @@ class Walker:
     def _serves(self, pod: Pod) -> bool:
         return pod.ready_since(self.cluster.now, self.cluster.away) is not None
 
-    def _check_budget(self, name: str, goes: Course, observation: Observation, attempted: str) -> None:
+    def _check_budget(self, name: str, goes: RevisionTarget, observation: Observation, attempted: str) -> None:
         serves = (observation.deployment or {}).get("status", {}).get("availableReplicas", 0)
         good = goes.last_good
         if good is not None and good.hash != attempted and serves and goes.active != attempted:

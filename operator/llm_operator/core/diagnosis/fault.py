@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import IntEnum
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.core.diagnosis.messages import with_note
 
 # Room that somebody else may make or take at any time: they say nothing about the revision.
@@ -22,7 +22,7 @@ class Proof(IntEnum):
 class Fault:
     """What keeps pods from becoming ready."""
 
-    finding: Finding
+    cause: Cause
     proof: Proof
     # When the exit happened that was counted last (RFC 3339 in UTC).
     last_exit: str | None = None
@@ -30,11 +30,11 @@ class Fault:
     look: str = ""
 
     @property
-    def told(self) -> Finding:
-        """The finding while the pod is there."""
-        return Finding(self.finding.reason, with_note(self.finding.message, self.look))
+    def told(self) -> Cause:
+        """The cause while the pod is there."""
+        return Cause(self.cause.reason, with_note(self.cause.message, self.look))
 
     @property
     def is_capacity(self) -> bool:
         """Whether all that lacks is room."""
-        return self.finding.reason in CAPACITY
+        return self.cause.reason in CAPACITY

@@ -1,6 +1,6 @@
 """The last words of a fetch that failed: its own reason, and whether trying again can help. Pure.
 
-Used by fetch.py, for the Job of a cache, and by diagnosis.py, for the pods that fetch for themselves.
+Used by fetch_job.py, for the Job of a cache, and by pods.py, for the pods that fetch for themselves.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Other people's words: a runtime's, a registry's, a kubelet's. Pure; used by diagnosis.py, status.py and act.py.
+"""Other people's words: a runtime's, a registry's, a kubelet's. Pure; used by pods.py, conditions.py and act.py.
 
 What changes by itself in them must not be written to a status again and again; what they mean decides whether a
 revision is at fault.

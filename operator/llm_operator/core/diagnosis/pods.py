@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import chain
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.core import names, quantity
 from llm_operator.core.diagnosis.containers import (
     OURS,
@@ -30,7 +30,7 @@ from llm_operator.core.diagnosis.fault import Fault, Proof
 from llm_operator.core.diagnosis.fetch_messages import FINAL_CODES, fetch_reason
 from llm_operator.core.diagnosis.messages import detail, gives_a_reason, is_wrongly_declared, last_words, why_not_pulled
 from llm_operator.core.diagnosis.refusals import pods_refused
-from llm_operator.core.live import is_going, is_over, is_ready
+from llm_operator.core.live import has_ended, is_deleting, is_ready
 from llm_operator.core.names import Manifest
 
 PULL_REASONS = (
@@ -74,12 +74,12 @@ def diagnose(pods: Iterable[Manifest], replica_sets: Iterable[Manifest] = ()) ->
     nothing else is wrong.
     """
     newest_first = sorted(
-        (pod for pod in pods if not is_going(pod)),
+        (pod for pod in pods if not is_deleting(pod)),
         key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]),
         reverse=True,
     )
     # A pod that was ended lies around long after another has taken its place.
-    present = [pod for pod in newest_first if pod is newest_first[0] or not is_over(pod)]
+    present = [pod for pod in newest_first if pod is newest_first[0] or not has_ended(pod)]
     waiting = [pod for pod in present if not is_ready(pod)]
     faults = [fault for fault in (fault_of_pod(pod) for pod in waiting) if fault is not None]
     faults += [fault for fault in (pods_refused(one) for one in replica_sets) if fault is not None]
@@ -96,9 +96,9 @@ def denied_with_secrets(pods: Iterable[Manifest]) -> set[str]:
     return {
         pod_name(pod)
         for pod in pods
-        if pod["spec"].get("imagePullSecrets") and not is_going(pod)
+        if pod["spec"].get("imagePullSecrets") and not is_deleting(pod)
         for container in containers(pod)
-        if (fault := _image_not_pulled(pod, container)) and fault.finding.reason == Reason.IMAGE_PULL_DENIED
+        if (fault := _image_not_pulled(pod, container)) and fault.cause.reason == Reason.IMAGE_PULL_DENIED
     }
 
 
@@ -118,35 +118,35 @@ def _evicted(pod: Manifest) -> Fault | None:
     status = pod.get("status", {})
     if status.get("phase") != "Failed" or not status.get("reason"):
         return None
-    finding = Finding(
+    cause = Cause(
         Reason.POD_EVICTED,
         f"Pod {pod_name(pod)} was ended by its node ({status['reason']}); see to the node, or raise "
         f"spec.resources.requests.{detail(status.get('message', ''))}",
     )
-    return Fault(finding, Proof.DOUBT)
+    return Fault(cause, Proof.DOUBT)
 
 
 def _gated(pod: Manifest) -> Fault | None:
     for condition in _not_scheduled(pod, "SchedulingGated"):
         gates = ", ".join(one["name"] for one in pod["spec"].get("schedulingGates", [])) or "names unknown"
-        finding = Finding(
+        cause = Cause(
             Reason.SCHEDULING_GATED,
             f"Pod {pod_name(pod)} waits for its scheduling gates ({gates}). An admission webhook set them; whoever "
             "owns them takes them away, a queue once it admits the pod. Ask there, or have the pods exempted."
             f"{detail(condition.get('message', ''))}",
         )
-        return Fault(finding, Proof.DOUBT)
+        return Fault(cause, Proof.DOUBT)
     return None
 
 
 def _unschedulable(pod: Manifest) -> Fault | None:
     for condition in _not_scheduled(pod, "Unschedulable"):
-        finding = Finding(
+        cause = Cause(
             Reason.UNSCHEDULABLE,
             f"Pod {pod_name(pod)} fits on no node; lower spec.resources.requests, or correct spec.nodeSelector, "
             f"spec.affinity and spec.tolerations, or add a node.{detail(condition.get('message', ''))}",
         )
-        return Fault(finding, Proof.DOUBT)
+        return Fault(cause, Proof.DOUBT)
     return None
 
 
@@ -161,12 +161,12 @@ def _not_scheduled(pod: Manifest, reason: str) -> list[Manifest]:
 def _image_name_invalid(pod: Manifest, container: Manifest) -> Fault | None:
     if waits_for(container).get("reason") != "InvalidImageName":
         return None
-    finding = Finding(
+    cause = Cause(
         Reason.INVALID_IMAGE_NAME,
         f"Pod {pod_name(pod)}: the image name {container.get('image')!r} cannot be parsed; "
         "set spec.image to a reference such as registry.example.com/team/server:1.2.",
     )
-    return Fault(finding, Proof.STANDING)
+    return Fault(cause, Proof.STANDING)
 
 
 def _image_not_pulled(pod: Manifest, container: Manifest) -> Fault | None:
@@ -176,9 +176,9 @@ def _image_not_pulled(pod: Manifest, container: Manifest) -> Fault | None:
     words = BACK_OFF_PREFIX.sub("", waits.get("message", ""))
     reason = why_not_pulled(waits["reason"], words, container.get("image", ""))
     text = _denied(pod) if reason is Reason.IMAGE_PULL_DENIED else PULL_TEXTS[reason]
-    finding = Finding(reason, f"Pod {pod_name(pod)}: image {container.get('image')} {text}.{detail(words)}")
+    cause = Cause(reason, f"Pod {pod_name(pod)}: image {container.get('image')} {text}.{detail(words)}")
     known = reason in (Reason.IMAGE_NOT_FOUND, Reason.IMAGE_PULL_DENIED)
-    return Fault(finding, Proof.STANDING if known else Proof.DOUBT)
+    return Fault(cause, Proof.STANDING if known else Proof.DOUBT)
 
 
 def _denied(pod: Manifest) -> str:
@@ -199,18 +199,18 @@ def _container_not_created(pod: Manifest, container: Manifest) -> Fault | None:
         return None
     words = waits.get("message", "")
     if is_wrongly_declared(words):
-        finding = Finding(
+        cause = Cause(
             Reason.CONTAINER_CONFIG_ERROR,
             f"Pod {pod_name(pod)}: container {container['name']} cannot be created; create what is missing or correct "
             f"the spec.{detail(words)}",
         )
-        return Fault(finding, Proof.STANDING)
-    finding = Finding(
+        return Fault(cause, Proof.STANDING)
+    cause = Cause(
         Reason.CONTAINER_RUNTIME_ERROR,
         f"Pod {pod_name(pod)}: container {container['name']} cannot be created now; the kubelet tries again. If it "
         f"lasts, see to the node, its container runtime and its device plugins.{detail(words)}",
     )
-    return Fault(finding, Proof.DOUBT)
+    return Fault(cause, Proof.DOUBT)
 
 
 def _out_of_memory(pod: Manifest, container: Manifest) -> Fault | None:
@@ -222,12 +222,12 @@ def _out_of_memory(pod: Manifest, container: Manifest) -> Fault | None:
     if limit is not None:
         used_up = f"its memory limit of {limit}"
         remedy = f"raise spec.resources.limits.memory, to {_more_memory(limit)} for a start"
-    finding = Finding(
+    cause = Cause(
         Reason.OOM_KILLED,
         f"Pod {pod_name(pod)}: container {container['name']} used more than {used_up} and was killed; {remedy}."
         f"{detail(last_words(ended.get('message', '')))}",
     )
-    return Fault(finding, _counted(container, EXPLAINED_CRASHES), ended.get("finishedAt"))
+    return Fault(cause, _counted(container, EXPLAINED_CRASHES), ended.get("finishedAt"))
 
 
 def _more_memory(limit: str) -> str:
@@ -245,9 +245,9 @@ def _fetch_failed(pod: Manifest, container: Manifest) -> Fault | None:
         return None
     reason, words = found
     code = ended.get("exitCode")
-    finding = Finding(reason, f"Pod {pod_name(pod)}: the fetch of the model exited with code {code}.{detail(words)}")
+    cause = Cause(reason, f"Pod {pod_name(pod)}: the fetch of the model exited with code {code}.{detail(words)}")
     proof = Proof.COUNTED if code in FINAL_CODES else Proof.DOUBT
-    return Fault(finding, proof, ended.get("finishedAt"), look=see_logs(pod, container))
+    return Fault(cause, proof, ended.get("finishedAt"), look=see_logs(pod, container))
 
 
 def _crash(pod: Manifest, container: Manifest) -> Fault | None:
@@ -256,19 +256,19 @@ def _crash(pod: Manifest, container: Manifest) -> Fault | None:
         return None
     message, code = ended.get("message", ""), ended.get("exitCode")
     if code in KILLED_BY_PROBE and not gives_a_reason(message):
-        finding = Finding(
+        cause = Cause(
             Reason.PROBE_TIMEOUT,
             f"Pod {pod_name(pod)}: container {container['name']} was ended with code {code}, as the kubelet does when "
             "its startup or liveness probe is not answered in time; give it more CPU in spec.resources, or time in "
             "spec.rollout.progressDeadlineSeconds.",
         )
-        return Fault(finding, Proof.DOUBT, look=see_logs(pod, container))
-    finding = Finding(
+        return Fault(cause, Proof.DOUBT, look=see_logs(pod, container))
+    cause = Cause(
         Reason.CRASH_LOOP,
         f"Pod {pod_name(pod)}: container {container['name']} exited with code {code}.{detail(last_words(message))}",
     )
     enough = EXPLAINED_CRASHES if gives_a_reason(message) else UNEXPLAINED_CRASHES
-    return Fault(finding, _counted(container, enough), ended.get("finishedAt"), look=see_logs(pod, container))
+    return Fault(cause, _counted(container, enough), ended.get("finishedAt"), look=see_logs(pod, container))
 
 
 def _counted(container: Manifest, enough: int) -> Proof:
@@ -290,7 +290,7 @@ def _injected_fails(pod: Manifest, container: Manifest) -> Fault | None:
     else:
         return None
     return Fault(
-        Finding(Reason.INJECTED_CONTAINER_FAILING, f"{injected(pod, container, what)}{detail(words)}"),
+        Cause(Reason.INJECTED_CONTAINER_FAILING, f"{injected(pod, container, what)}{detail(words)}"),
         Proof.DOUBT,
         look=look,
     )

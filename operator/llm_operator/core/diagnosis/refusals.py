@@ -1,4 +1,4 @@
-"""Why pods cannot be created, read from the API server's words. Pure; used by diagnosis.py.
+"""Why pods cannot be created, read from the API server's words. Pure; used by pods.py.
 
 A clear no of a policy is a proof: only an edit can mend it. What failed (a webhook, the API server itself), what may
 still come (a ServiceAccount, a PriorityClass) and what others may free (a quota) is a doubt; so are unknown words.
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.core import quantity
 from llm_operator.core.diagnosis.fault import Fault, Proof
 from llm_operator.core.diagnosis.messages import detail
@@ -55,7 +55,7 @@ CLEAR_NO = re.compile(
 class Refusal:
     """Why pods are not created, whether only an edit can mend it, and for which reason."""
 
-    finding: Finding
+    cause: Cause
     is_final: bool
 
 
@@ -66,7 +66,7 @@ def read_refusal(message: str, owner: str, *, of_fetch: bool = False) -> Refusal
     reason, text, is_final = next((found for found in (read(words) for read in READERS) if found is not None), UNKNOWN)
     if of_fetch:
         text = _about_a_fetch(text)
-    return Refusal(Finding(reason, f"{text}{detail(words)}"), is_final)
+    return Refusal(Cause(reason, f"{text}{detail(words)}"), is_final)
 
 
 def _about_a_fetch(text: str) -> str:
@@ -226,7 +226,7 @@ def pods_refused(live: Manifest) -> Fault | None:
     for condition in live.get("status", {}).get("conditions", []):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             refusal = read_refusal(condition.get("message", ""), live["metadata"]["name"])
-            return Fault(refusal.finding, Proof.STANDING if refusal.is_final else Proof.DOUBT)
+            return Fault(refusal.cause, Proof.STANDING if refusal.is_final else Proof.DOUBT)
     return None
 
 
@@ -238,4 +238,4 @@ def pods_of_job_refused(job: Manifest, events: Iterable[Manifest]) -> Fault | No
         return None
     words = newest.get("note", "").removeprefix("Error creating: ")
     refusal = read_refusal(words, job["metadata"]["name"], of_fetch=True)
-    return Fault(refusal.finding, Proof.STANDING if refusal.is_final else Proof.DOUBT)
+    return Fault(refusal.cause, Proof.STANDING if refusal.is_final else Proof.DOUBT)

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.core import names
 from llm_operator.core.diagnosis.fault import Fault, Proof
 from llm_operator.core.diagnosis.messages import IT_SAYS, with_note
 from llm_operator.core.diagnosis.pods import diagnose
-from llm_operator.core.live import is_going, is_over, is_ready
+from llm_operator.core.live import has_ended, is_deleting, is_ready
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Observation, Suspicion
 
@@ -18,7 +18,7 @@ PULL_PROOFS = (Reason.IMAGE_NOT_FOUND, Reason.IMAGE_PULL_DENIED)
 def ready_pods(observation: Observation, revision: str) -> int:
     """How many pods of a revision are ready."""
     pods = pods_of(observation, revision)
-    return sum(1 for pod in pods if is_ready(pod) and not is_going(pod) and not is_over(pod))
+    return sum(1 for pod in pods if is_ready(pod) and not is_deleting(pod) and not has_ended(pod))
 
 
 def fault_of(observation: Observation, revision: str) -> Fault | None:
@@ -29,18 +29,18 @@ def fault_of(observation: Observation, revision: str) -> Fault | None:
 
 def _with_missing_secrets(observation: Observation, fault: Fault | None) -> Fault | None:
     missing = observation.missing_secrets
-    if fault is None or not missing or fault.finding.reason != Reason.IMAGE_PULL_DENIED:
+    if fault is None or not missing or fault.cause.reason != Reason.IMAGE_PULL_DENIED:
         return fault
     note = f"The kubelet did not find Secret {' and '.join(missing)}: create it."
-    return replace(fault, finding=Finding(fault.finding.reason, with_note(fault.finding.message, note)))
+    return replace(fault, cause=Cause(fault.cause.reason, with_note(fault.cause.message, note)))
 
 
 def _in_its_words(suspicion: Suspicion | None, revision: str, fault: Fault | None) -> Fault | None:
     """The fault; while an older kubelet waits before it pulls again, and says nothing, what it said before."""
     if fault is None or suspicion is None or suspicion.revision != revision or suspicion.reason not in PULL_PROOFS:
         return fault
-    says_nothing = fault.finding.reason == Reason.IMAGE_PULL_FAILED and IT_SAYS not in fault.finding.message
-    return Fault(Finding(suspicion.reason, suspicion.message), Proof.STANDING) if says_nothing else fault
+    says_nothing = fault.cause.reason == Reason.IMAGE_PULL_FAILED and IT_SAYS not in fault.cause.message
+    return Fault(Cause(suspicion.reason, suspicion.message), Proof.STANDING) if says_nothing else fault
 
 
 def pods_of(observation: Observation, revision: str) -> list[Manifest]:
@@ -54,4 +54,4 @@ def replica_sets_of(observation: Observation, revision: str) -> list[Manifest]:
 
 def waiting_pods(observation: Observation, revision: str) -> list[Manifest]:
     pods = pods_of(observation, revision)
-    return [pod for pod in pods if not is_going(pod) and not is_over(pod) and not is_ready(pod)]
+    return [pod for pod in pods if not is_deleting(pod) and not has_ended(pod) and not is_ready(pod)]

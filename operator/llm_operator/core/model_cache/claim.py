@@ -4,11 +4,11 @@ Several LLMDeployments may share one. It is kept by default: an owner reference,
 it, is there only for `deletionPolicy: Delete`, and only while nobody else wants it kept.
 """
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.api.types import Cache
 from llm_operator.core import names, quantity
-from llm_operator.core.actions import Amend
-from llm_operator.core.live import is_going
+from llm_operator.core.actions import Patch
+from llm_operator.core.live import is_deleting
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Parent
 from llm_operator.core.ownership import shared_reference
@@ -37,21 +37,21 @@ def build_claim(parent: Parent, cache: Cache, *, kept_for_others: bool) -> Manif
     }
 
 
-def amend_claim(parent: Parent, cache: Cache, live: Manifest, *, kept_for_others: bool) -> Amend | None:
+def claim_patch(parent: Parent, cache: Cache, live: Manifest, *, kept_for_others: bool) -> Patch | None:
     """What has to change on a claim of ours: our owner reference, then a larger size.
 
     Whether a storage class can expand its volumes only the API server knows; where it cannot, the claim is as good as
     before, so nothing waits for that.
     """
-    if not names.is_managed(live) or is_going(live):
+    if not names.is_managed(live) or is_deleting(live):
         return None
     owner = _owner(parent, live, wanted=cache.deletion_policy == "Delete" and not kept_for_others)
     if owner:
-        return Amend(live, tuple(owner))
+        return Patch(live, tuple(owner))
     if not is_to_grow(cache, live):
         return None
     path = "/spec/resources/requests/storage"
-    return Amend(live, ({"op": "replace", "path": path, "value": str(cache.size)},), optional=True)
+    return Patch(live, ({"op": "replace", "path": path, "value": str(cache.size)},), optional=True)
 
 
 def is_to_grow(cache: Cache, live: Manifest) -> bool:
@@ -73,17 +73,17 @@ def not_grown(cache: Cache, live: Manifest | None) -> str:
     )
 
 
-def problem(name: str, live: Manifest | None) -> Finding | None:
+def problem(name: str, live: Manifest | None) -> Cause | None:
     """Why nothing can be fetched into the claim, or None. One that waits for its first pod is no problem."""
     if live is None:
-        return Finding(Reason.CLAIM_PENDING, f"PersistentVolumeClaim {name} is being created.")
-    if is_going(live):
-        return Finding(
+        return Cause(Reason.CLAIM_PENDING, f"PersistentVolumeClaim {name} is being created.")
+    if is_deleting(live):
+        return Cause(
             Reason.CLAIM_LOST,
             f"PersistentVolumeClaim {name} is being deleted; it is made anew once the pods that use it are gone.",
         )
     if live.get("status", {}).get("phase") == "Lost":
-        return Finding(
+        return Cause(
             Reason.CLAIM_LOST,
             f"PersistentVolumeClaim {name} lost its volume; restore the volume, or delete the claim, which is then "
             "made and filled anew.",

@@ -3,12 +3,12 @@
 from datetime import datetime, timedelta
 
 from llm_operator.api.types import Cache, LLMDeploymentSpec
-from llm_operator.core.actions import Action, Amend, Discard, Make
-from llm_operator.core.live import is_going
+from llm_operator.core.actions import Action, Create, Delete, Patch
+from llm_operator.core.live import is_deleting
 from llm_operator.core.model_cache.claim import add_owner, problem, remove_owner
 from llm_operator.core.model_cache.fetch_job import Fetch, build_fetch, current_fetch, fetch_name, lost_its_pod
 from llm_operator.core.model_cache.job import is_finished
-from llm_operator.core.model_cache.known_models import remembered
+from llm_operator.core.model_cache.known_models import find_cached_model
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Observation, Settings
 from llm_operator.core.ownership import shared_reference
@@ -35,21 +35,21 @@ def fetch_actions(
     claim, job = observation.claim, observation.fetch
     if claim is None or problem(cache.claim_name, claim) is not None or revision.state is State.REJECTED:
         return []
-    if remembered(history, spec, claim) is not None:
+    if find_cached_model(history, spec, claim) is not None:
         return []
     if job is None:
         name = fetch_name(spec, claim, settings)
-        return [Make(build_fetch(observation.parent, spec, cache, name, settings))]
-    if is_going(job):
+        return [Create(build_fetch(observation.parent, spec, cache, name, settings))]
+    if is_deleting(job):
         return []
     fetch = current_fetch(observation)
     of_an_earlier_try = fetch is not None and fetch.failed and is_older(job, revision.verdict)
     is_due = (again := try_again_at(fetch, revision.verdict)) is not None and observation.now >= again
     if of_an_earlier_try or is_due or lost_its_pod(job, observation.fetch_pods):
-        return [Discard(job)]
+        return [Delete(job)]
     if is_finished(job) or observation.parent.uid in _owners(job):
         return []
-    return [Amend(job, (add_owner(job, shared_reference(observation.parent)),))]
+    return [Patch(job, (add_owner(job, shared_reference(observation.parent)),))]
 
 
 def try_again_at(fetch: Fetch | None, verdict: Verdict) -> datetime | None:
@@ -64,7 +64,7 @@ def try_again_at(fetch: Fetch | None, verdict: Verdict) -> datetime | None:
     return fetch.held_since + timedelta(seconds=min(max(HELD_OPEN_SECONDS, lasted), LONGEST_PAUSE_SECONDS))
 
 
-def let_go(observation: Observation, *, given_up: bool, is_recorded: bool) -> list[Action]:
+def cancel_unneeded_fetches(observation: Observation, *, given_up: bool, is_recorded: bool) -> list[Action]:
     """What has to be written so that models which are not declared, or were `given_up`, are not fetched to their end,
     and that nothing keeps the Job open of a fetch whose result `is_recorded`.
 
@@ -75,10 +75,10 @@ def let_go(observation: Observation, *, given_up: bool, is_recorded: bool) -> li
         jobs += [ours] if observation.parent.uid in _owners(ours) else []
     actions: list[Action] = []
     for job in jobs:
-        if is_finished(job) or is_going(job):
+        if is_finished(job) or is_deleting(job):
             continue
         shared = len(job["metadata"]["ownerReferences"]) > 1
-        actions.append(Amend(job, tuple(remove_owner(observation.parent, job))) if shared else Discard(job))
+        actions.append(Patch(job, tuple(remove_owner(observation.parent, job))) if shared else Delete(job))
     return actions
 
 

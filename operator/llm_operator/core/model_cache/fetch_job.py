@@ -1,7 +1,7 @@
 """The Job that fetches a model into a claim: its manifest, and what it and its pods say. Pure.
 
 One Job for all LLMDeployments that need the same model: its name is a hash of what decides how the fetch ends. Called
-by gate.py (what to do about it) and status.py (what to tell).
+by fetch_verdict.py (what to do about it) and conditions.py (what to tell).
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.api.types import Cache, LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.cached_model import CachedModel, parse_record
@@ -20,7 +20,7 @@ from llm_operator.core.diagnosis.fetch_messages import FINAL_CODES, fetch_reason
 from llm_operator.core.diagnosis.messages import detail, gives_a_reason, last_words
 from llm_operator.core.diagnosis.pods import EXPLAINED_CRASHES, UNEXPLAINED_CRASHES, diagnose
 from llm_operator.core.diagnosis.refusals import pods_of_job_refused
-from llm_operator.core.live import is_going, is_over
+from llm_operator.core.live import has_ended, is_deleting
 from llm_operator.core.model_cache.job import build_job, has, is_finished
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Observation, Parent, Progress, Settings
@@ -37,20 +37,20 @@ JOB_UID = "batch.kubernetes.io/controller-uid"
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """How a fetch stands: `model` once it is there, `failed` once it is given up, with the reason in `finding`.
+    """How a fetch stands: `model` once it is there, `failed` once it is given up, with the reason in `cause`.
 
     `fault` is what keeps its pods from working, `pod` the one that is at work, on a node that answers. `held_since` is
     when the fetch ended of a Job that something else in its pod keeps open. `failed_before` is why an earlier try
     failed.
     """
 
-    finding: Finding
+    cause: Cause
     model: CachedModel | None = None
     failed: bool = False
     fault: Fault | None = None
     pod: str | None = None
     held_since: datetime | None = None
-    failed_before: Finding | None = None
+    failed_before: Cause | None = None
 
 
 def fetch_name(spec: LLMDeploymentSpec, claim: Manifest, settings: Settings) -> str:
@@ -112,23 +112,21 @@ def _read(job: Manifest, pods: list[Manifest], claim: str, refused: Fault | None
     for _, code, message in ends:
         model = parse_record(message, claim) if code == 0 else None
         if model is not None:
-            return Fetch(
-                Finding(Reason.MODEL_READY, f"{model.repository} at {model.commit} is at {model.path}."), model
-            )
+            return Fetch(Cause(Reason.MODEL_READY, f"{model.repository} at {model.commit} is at {model.path}."), model)
     failure = next((_failure(where, logs, code, message) for _, code, message in ends if code != 0), None)
     # A Job whose pod something else keeps open never says that it is complete.
     if has(job, "Complete") or (ends and ends[0][1] == 0):
         words = "left no record of the model; use an image of the operator's version" if ends else "has lost its pod"
-        return Fetch(Finding(Reason.FETCH_FAILED, f"{where} {words}."), failed=bool(ends))
+        return Fetch(Cause(Reason.FETCH_FAILED, f"{where} {words}."), failed=bool(ends))
     if has(job, "Failed") or _is_hopeless(ends):
-        return Fetch(failure or Finding(Reason.FETCH_FAILED, f"{where} failed; {logs}."), failed=True)
-    waiting = [pod for pod in pods if not is_over(pod) and not is_going(pod) and not _ends([pod])]
+        return Fetch(failure or Cause(Reason.FETCH_FAILED, f"{where} failed; {logs}."), failed=True)
+    waiting = [pod for pod in pods if not has_ended(pod) and not is_deleting(pod) and not _ends([pod])]
     fault = refused or diagnose(waiting)
     at_work = next((pod["metadata"]["name"] for pod in waiting if _is_at_work(pod)), None)
-    going = Finding(Reason.MODEL_FETCHING, f"{where} fetches the model; {logs}.")
+    going = Cause(Reason.MODEL_FETCHING, f"{where} fetches the model; {logs}.")
     if not pods and fault is None:
-        going = Finding(Reason.MODEL_FETCHING, f"{where} has no pod yet.")
-    told = fault.finding if fault is not None else going if at_work or failure is None else failure
+        going = Cause(Reason.MODEL_FETCHING, f"{where} has no pod yet.")
+    told = fault.cause if fault is not None else going if at_work or failure is None else failure
     return Fetch(told, fault=fault, pod=at_work, failed_before=failure)
 
 
@@ -164,7 +162,7 @@ def _ends(pods: Iterable[Manifest]) -> list[tuple[str, int, str]]:
 
 def _held_open_since(pods: Iterable[Manifest]) -> datetime | None:
     """When the fetch ended of a pod that is still there, as a container that somebody injected does not end."""
-    open_ones = [pod for pod in pods if not is_over(pod) and not is_going(pod)]
+    open_ones = [pod for pod in pods if not has_ended(pod) and not is_deleting(pod)]
     times = [when for when, _, _ in _ends(open_ones) if when]
     return datetime.fromisoformat(times[0]) if times else None
 
@@ -195,12 +193,12 @@ def _is_hopeless(ends: list[tuple[str, int, str]]) -> bool:
     return killed >= EXPLAINED_CRASHES or unexplained >= UNEXPLAINED_CRASHES
 
 
-def _failure(where: str, logs: str, code: int, message: str) -> Finding:
+def _failure(where: str, logs: str, code: int, message: str) -> Cause:
     """The fetch's own reason, where it is one that we know."""
     if message == KILLED:
-        return Finding(Reason.OUT_OF_MEMORY, f"{where} was killed for its memory; {logs}.")
+        return Cause(Reason.OUT_OF_MEMORY, f"{where} was killed for its memory; {logs}.")
     reason, words = fetch_reason(message) or (Reason.FETCH_FAILED, last_words(message))
-    return Finding(reason, f"{where} exited with code {code}; {logs}.{detail(words)}")
+    return Cause(reason, f"{where} exited with code {code}; {logs}.{detail(words)}")
 
 
 def current_fetch(observation: Observation) -> Fetch | None:

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from llm_operator.api.conditions import FETCH_REASONS, ConditionType, Finding, Reason
+from llm_operator.api.conditions import FETCH_REASONS, Cause, ConditionType, Reason
 from llm_operator.api.types import Cache
 from llm_operator.core import names
 from llm_operator.core.diagnosis.messages import with_note
@@ -16,33 +16,33 @@ FAILS_WITHIN = timedelta(minutes=10)
 TRIED_AGAIN = "It is tried again."
 
 
-def waiting(observation: Observation, cache: Cache) -> Finding | None:
+def waiting(observation: Observation, cache: Cache) -> Cause | None:
     """What to tell of a model that is waited for."""
     claim = observation.claim
     obstacle = problem(cache.claim_name, claim)
     fetch = current_fetch(observation)
     if obstacle is not None or fetch is None:
         return obstacle
-    if is_pending(claim) and fetch.finding.reason is Reason.UNSCHEDULABLE:
-        return Finding(
+    if is_pending(claim) and fetch.cause.reason is Reason.UNSCHEDULABLE:
+        return Cause(
             Reason.CLAIM_PENDING,
             f"PersistentVolumeClaim {cache.claim_name} has no volume; see `kubectl describe pvc {cache.claim_name}`. "
-            f"{fetch.finding.message}",
+            f"{fetch.cause.message}",
         )
-    return _still_failing(observation, fetch) or fetch.finding
+    return _still_failing(observation, fetch) or fetch.cause
 
 
-def _still_failing(observation: Observation, fetch: Fetch) -> Finding | None:
+def _still_failing(observation: Observation, fetch: Fetch) -> Cause | None:
     """Why the last try failed, until bytes come: that the next one has begun shows nothing."""
-    if fetch.finding.reason is not Reason.MODEL_FETCHING or observation.fetch_progress is not None:
+    if fetch.cause.reason is not Reason.MODEL_FETCHING or observation.fetch_progress is not None:
         return None
     if not observation.fetch_is_heard and _works_for_long(observation, fetch):
         return None
     last = fetch.failed_before
-    return _told_before(observation) if last is None else Finding(last.reason, with_note(last.message, TRIED_AGAIN))
+    return _told_before(observation) if last is None else Cause(last.reason, with_note(last.message, TRIED_AGAIN))
 
 
-def _told_before(observation: Observation) -> Finding | None:
+def _told_before(observation: Observation) -> Cause | None:
     """What was told of a try whose pod is gone, as its Job was made anew."""
     parent = observation.parent
     for one in parent.status.get("conditions", []):
@@ -52,7 +52,7 @@ def _told_before(observation: Observation) -> Finding | None:
             and one.get("reason") in FETCH_REASONS
             and parent.status.get("cache", {}).get("phase") == "Pending"
         ):
-            return Finding(one["reason"], one["message"])
+            return Cause(one["reason"], one["message"])
     return None
 
 

@@ -1,4 +1,4 @@
-"""May a revision start, as far as its model goes? Pure; called by plan.py before anything of it is applied.
+"""May a revision start, as far as its model goes? Pure; called by planner.py before anything of it is applied.
 
 A fetch that ended badly condemns the revision with its own reason, one that can pass has until the deadline, which
 moves on as long as bytes come. While a fetch works and nobody can tell whether bytes come it is not condemned: it ends
@@ -12,14 +12,14 @@ ever. Then the operator deletes it, once the result is recorded, or to try again
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from llm_operator.api.conditions import FINE, Finding, Reason
+from llm_operator.api.conditions import FINE, Cause, Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.diagnosis.fault import Proof
 from llm_operator.core.model_cache.fetch_actions import is_older, try_again_at
 from llm_operator.core.model_cache.fetch_job import Fetch, current_fetch, pods_of_job
 from llm_operator.core.model_cache.fetch_progress import waiting
-from llm_operator.core.model_cache.known_models import remembered
+from llm_operator.core.model_cache.known_models import find_cached_model
 from llm_operator.core.model_cache.memory import too_small
 from llm_operator.core.observation import Observation, Settings
 from llm_operator.core.revisions.history import History
@@ -47,7 +47,7 @@ def judge_fetch(
 ) -> Judgement:
     """Judge the model of a revision that waits for it: pinned once it is there, rejected when that is hopeless."""
     fetch = current_fetch(observation)
-    model = remembered(history, spec, observation.claim) or (None if fetch is None else fetch.model)
+    model = find_cached_model(history, spec, observation.claim) or (None if fetch is None else fetch.model)
     if model is not None:
         return _judge_fit(observation, spec, revision, model)
     verdict, now = revision.verdict, observation.now
@@ -63,7 +63,7 @@ def judge_fetch(
         proved = max(suspicion.since + timedelta(seconds=lasts), trusted_from(observation))
     due = deadline_of(observation, spec, verdict)
     if fetch is not None and proved is not None and now >= proved:
-        return _refused(observation, spec, revision, fetch.finding)
+        return _refused(observation, spec, revision, fetch.cause)
     moved = _moved(observation, spec, verdict)
     if now >= due and moved is None and not _may_be_at_work(observation, verdict, fetch):
         return _refused(observation, spec, revision, _too_late(observation, spec))
@@ -89,9 +89,9 @@ def _judge_fit(observation: Observation, spec: LLMDeploymentSpec, revision: Revi
     return _refused(observation, spec, revision, misfit) if wait <= 0 else Judgement(look_again_after=wait)
 
 
-def _refused(observation: Observation, spec: LLMDeploymentSpec, revision: Revision, finding: Finding) -> Judgement:
+def _refused(observation: Observation, spec: LLMDeploymentSpec, revision: Revision, cause: Cause) -> Judgement:
     """Nothing of it ever ran, so nothing is rolled back and no budget is used."""
-    return rejected(observation, spec, revision, None, finding)
+    return rejected(observation, spec, revision, None, cause)
 
 
 def _moved(observation: Observation, spec: LLMDeploymentSpec, verdict: Verdict) -> Verdict | None:
@@ -111,7 +111,7 @@ def _may_be_at_work(observation: Observation, verdict: Verdict, fetch: Fetch | N
     return observation.now < verdict.progress_at + UNHEARD_LIMIT
 
 
-def _too_late(observation: Observation, spec: LLMDeploymentSpec) -> Finding:
+def _too_late(observation: Observation, spec: LLMDeploymentSpec) -> Cause:
     late = (
         "The model was not fetched: no progress for "
         f"{spec.rollout.progress_deadline_seconds} s (rollout.progressDeadlineSeconds)."
@@ -120,4 +120,4 @@ def _too_late(observation: Observation, spec: LLMDeploymentSpec) -> Finding:
     assert cache is not None, "it waits for a fetch"
     known = waiting(observation, cache)
     reason = Reason.PROGRESS_DEADLINE_EXCEEDED if known is None or known.reason in FINE else known.reason
-    return Finding(reason, late if known is None else f"{late} {known.message}")
+    return Cause(reason, late if known is None else f"{late} {known.message}")

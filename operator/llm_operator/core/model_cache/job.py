@@ -1,4 +1,4 @@
-"""What the Jobs that work on a claim have in common: fetch.py fetches into it, prune.py has it tidied up. Pure."""
+"""What the Jobs that work on a claim have in common: fetch_job.py fetches into it, prune.py has it tidied up. Pure."""
 
 from typing import Any
 

@@ -8,22 +8,22 @@ from llm_operator.core.revisions.history import History
 from llm_operator.core.revisions.revision import Revision, name_of
 
 
-def refilled(spec: LLMDeploymentSpec, history: History, claim: Manifest | None) -> LLMDeploymentSpec:
+def pin_to_recorded_commit(spec: LLMDeploymentSpec, history: History, claim: Manifest | None) -> LLMDeploymentSpec:
     """The spec that a fetch goes by: a claim that was made anew gets what is pinned, not what the branch means now."""
     declared = history.get(name_of(declaration(spec), history.revisions))
-    if declared is None or declared.model is None or not is_elsewhere(declared, claim):
+    if declared is None or declared.model is None or not is_in_replaced_claim(declared, claim):
         return spec
     pinned = {"repository": declared.model.repository, "revision": declared.model.commit}
     model = spec.wanted_model.model_copy(update=pinned)
     return spec.model_copy(update={"model": model})
 
 
-def is_elsewhere(revision: Revision, claim: Manifest | None) -> bool:
+def is_in_replaced_claim(revision: Revision, claim: Manifest | None) -> bool:
     """Whether a revision's model was fetched into another claim of the same name than there is now."""
     return revision.model is not None and claim is not None and revision.model.claim != claim["metadata"]["uid"]
 
 
-def remembered(history: History, spec: LLMDeploymentSpec, claim: Manifest | None) -> CachedModel | None:
+def find_cached_model(history: History, spec: LLMDeploymentSpec, claim: Manifest | None) -> CachedModel | None:
     """The model of an earlier revision that declared the same: it is in the claim, and nobody need be asked."""
     if claim is None:
         return None

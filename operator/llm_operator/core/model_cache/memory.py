@@ -1,4 +1,4 @@
-"""Does a model fit into a memory limit? A lower bound, from what READY.json says. Pure; called by gate.py.
+"""Does a model fit into a memory limit? A lower bound, from what READY.json says. Pure; called by fetch_verdict.py.
 
 What the engine (inference_server/engine/qwen/hardware.py) takes at its smallest: weights in int8, keys and values of
 one request in float32, and the program with its libraries.
@@ -7,7 +7,7 @@ one request in float32, and the program with its libraries.
 from collections.abc import Mapping
 from typing import Any
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import quantity
 from llm_operator.core.cached_model import CachedModel
@@ -20,7 +20,7 @@ STORED_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 STEP = 256 * 2**20
 
 
-def too_small(spec: LLMDeploymentSpec, model: CachedModel) -> Finding | None:
+def too_small(spec: LLMDeploymentSpec, model: CachedModel) -> Cause | None:
     """Why the memory limit of a spec cannot hold a model, with the number that would do; None where it can."""
     limits = None if spec.resources is None else spec.resources.limits
     limit = None if limits is None else limits.get("memory")
@@ -32,7 +32,7 @@ def too_small(spec: LLMDeploymentSpec, model: CachedModel) -> Finding | None:
     needed = needed_bytes(model)
     if quantity.parse(limit) >= needed:
         return None
-    return Finding(
+    return Cause(
         Reason.MEMORY_LIMIT_TOO_SMALL,
         f"spec.resources.limits.memory is {limit}, and {model.repository} needs {_mebibytes(needed)} at least: "
         f"{_mebibytes(_weights(model))} for its weights in int8, the rest for one request and the server. Set "

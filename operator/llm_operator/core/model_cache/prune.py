@@ -1,4 +1,4 @@
-"""May a claim be pruned now, and of what? Pure; called by plan.py when there is nothing else to do.
+"""May a claim be pruned now, and of what? Pure; called by planner.py when there is nothing else to do.
 
 A Job deletes the models that no recorded revision needs; the operator itself touches no file. In doubt nothing is
 deleted: everybody who names the claim must agree, every record must be readable, and nothing may be on its way. What
@@ -15,17 +15,17 @@ from pydantic import ValidationError
 
 from llm_operator.api.types import CLAIM_NAME, Cache, LLMDeploymentSpec
 from llm_operator.core import names
-from llm_operator.core.actions import Action, Amend, Make
+from llm_operator.core.actions import Action, Create, Patch
 from llm_operator.core.cached_model import decode
 from llm_operator.core.children.cache_containers import prune_container
 from llm_operator.core.children.rollout import is_rolled_out
-from llm_operator.core.live import is_going
+from llm_operator.core.live import is_deleting
 from llm_operator.core.model_cache.job import KEPT_SECONDS, build_job, has, is_finished, works_on
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Neighbourhood, Observation, Parent, Settings
 from llm_operator.core.revisions.revision import is_readable, parse_revision
 from llm_operator.core.revisions.state import State
-from llm_operator.core.revisions.target import Course, own_deployment
+from llm_operator.core.revisions.target import RevisionTarget, own_deployment
 from llm_operator.core.times import timestamp
 
 COMPONENT = "model-prune"
@@ -41,7 +41,9 @@ MODEL = r"[A-Za-z0-9][A-Za-z0-9._-]*--[A-Za-z0-9][A-Za-z0-9._-]*/[0-9a-f]{40}"
 PATH = "/metadata/annotations/" + names.PRUNED.replace("/", "~1")
 
 
-def prune_actions(observation: Observation, spec: LLMDeploymentSpec, goes: Course, settings: Settings) -> list[Action]:
+def prune_actions(
+    observation: Observation, spec: LLMDeploymentSpec, goes: RevisionTarget, settings: Settings
+) -> list[Action]:
     """The Job that prunes the claim, or the note that it has ended; nothing while anything is in doubt."""
     around, claim, cache = observation.neighbourhood, observation.claim, spec.used_cache
     if around is None or claim is None or cache is None or not may_be_pruned(cache, claim):
@@ -62,13 +64,13 @@ def prune_actions(observation: Observation, spec: LLMDeploymentSpec, goes: Cours
         return [_noted(claim, digest, done)]
     if not all(map(is_finished, jobs)) or not all(map(_is_settled, around.revisions)):
         return []
-    return [Make(build_prune(observation, spec, cache, name, keep, settings), optional=True)]
+    return [Create(build_prune(observation, spec, cache, name, keep, settings), optional=True)]
 
 
 def may_be_pruned(cache: Cache, claim: Manifest) -> bool:
     """Whether it is declared, and the claim is one that was made for it and has its volume."""
     is_bound = claim.get("status", {}).get("phase") == "Bound"
-    return cache.prune == "Unused" and names.is_managed(claim) and is_bound and not is_going(claim)
+    return cache.prune == "Unused" and names.is_managed(claim) and is_bound and not is_deleting(claim)
 
 
 def models_to_keep(around: Neighbourhood, cache: Cache) -> frozenset[str] | str:
@@ -121,7 +123,7 @@ def build_prune(
     )
 
 
-def _is_at_rest(observation: Observation, goes: Course) -> bool:
+def _is_at_rest(observation: Observation, goes: RevisionTarget) -> bool:
     """Whether what is declared runs and was proved good, with a model that is where it should be."""
     declared, deployment = goes.history.get(goes.desired), own_deployment(observation)
     if declared is None or declared.model is None or declared.state is not State.GOOD:
@@ -174,12 +176,12 @@ def _digest(claim: Manifest, keep: frozenset[str]) -> str:
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
-def _noted(claim: Manifest, digest: str, job: Manifest) -> Amend:
+def _noted(claim: Manifest, digest: str, job: Manifest) -> Patch:
     """One that failed is noted as well: it would fail again. The next change of a model has it tried anew."""
     operation: Manifest = {"op": "add", "path": PATH, "value": digest}
     if claim["metadata"].get("annotations") is None:
         operation = {"op": "add", "path": "/metadata/annotations", "value": {names.PRUNED: digest}}
-    return Amend(claim, (operation,), optional=True, warning=_why_failed(job) if has(job, "Failed") else None)
+    return Patch(claim, (operation,), optional=True, warning=_why_failed(job) if has(job, "Failed") else None)
 
 
 def _why_failed(job: Manifest) -> str:

@@ -1,8 +1,8 @@
-"""Where an LLMDeployment stands and goes, by what is recorded now. Pure; plan.py acts on it, status.py tells it."""
+"""Where an LLMDeployment stands and goes, by what is recorded now. Pure; the planner acts on it, the status tells it."""
 
 from dataclasses import dataclass
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.names import Manifest
@@ -16,7 +16,7 @@ from llm_operator.core.times import timestamp
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class RevisionTarget:
     """The declared revision, the one applied, the one to run, and the one proved good last.
 
     `held_back` says why the declared one must wait, and `held_back_for` how many seconds. `fetches` is the declared
@@ -28,20 +28,20 @@ class Course:
     active: str | None
     target: Revision | None
     last_good: Revision | None
-    held_back: Finding | None = None
-    held_back_for: float | None = None
+    budget_hold: Cause | None = None
+    budget_hold_seconds: float | None = None
     fetches: Revision | None = None
 
 
-def course(observation: Observation, spec: LLMDeploymentSpec) -> Course:
+def course(observation: Observation, spec: LLMDeploymentSpec) -> RevisionTarget:
     """Where it goes, by what is recorded now."""
     history = read_history(observation.parent, observation.revisions)
     desired = name_of(declaration(spec), history.revisions)
     active = names.revision_of(own_deployment(observation))
     last_good = history.last_good()
-    held_back = _held_back(observation, spec, history, desired)
+    budget_hold = _budget_hold(observation, spec, history, desired)
     target = history.get(desired)
-    if held_back is not None:
+    if budget_hold is not None:
         target = last_good
     elif target is not None and target.state is State.REJECTED and spec.rollback.enabled:
         target = last_good or _fallback(history, spec) or target
@@ -49,8 +49,8 @@ def course(observation: Observation, spec: LLMDeploymentSpec) -> Course:
     if target is not None and target.waits:
         fetches = target if target.hash == desired else None
         target = _meanwhile(history, active, last_good)
-    finding, seconds = held_back or (None, None)
-    return Course(history, desired, active, target, last_good, finding, seconds, fetches)
+    cause, seconds = budget_hold or (None, None)
+    return RevisionTarget(history, desired, active, target, last_good, cause, seconds, fetches)
 
 
 def _meanwhile(history: History, active: str | None, last_good: Revision | None) -> Revision | None:
@@ -87,9 +87,9 @@ def _fallback(history: History, spec: LLMDeploymentSpec) -> Revision | None:
     return found if found is not None and found.state is State.FALLBACK else None
 
 
-def _held_back(
+def _budget_hold(
     observation: Observation, spec: LLMDeploymentSpec, history: History, desired: str
-) -> tuple[Finding, float] | None:
+) -> tuple[Cause, float] | None:
     """Why a new attempt must wait: too many rollbacks lately. Never while nothing good serves."""
     revision, last_good, deployment = history.get(desired), history.last_good(), own_deployment(observation)
     if (
@@ -106,12 +106,12 @@ def _held_back(
     if len(rollbacks) < spec.rollback.max_per_hour or not serves:
         return None
     until = rollbacks[-spec.rollback.max_per_hour] + BUDGET_WINDOW
-    finding = Finding(
+    cause = Cause(
         Reason.ROLLBACK_BUDGET_EXCEEDED,
         f"{len(rollbacks)} rollbacks within an hour: revision {desired} is not tried before {timestamp(until)}, "
         f"revision {last_good.hash} serves. To try it now raise spec.rollback.maxPerHour.",
     )
-    return finding, (until - observation.now).total_seconds()
+    return cause, (until - observation.now).total_seconds()
 
 
 def _needs_attempt(revision: Revision, spec: LLMDeploymentSpec) -> bool:

@@ -1,4 +1,4 @@
-"""Is the revision that runs good, or is it at fault? Pure; called by plan.py.
+"""Is the revision that runs good, or is it at fault? Pure; called by planner.py.
 
 Success is judged before failure. A proof condemns within seconds, a doubt waits for the deadline, and while
 pods of the good revision fail too, nobody is blamed before twice the deadline. Pods of other revisions,
@@ -9,7 +9,7 @@ many serve as served before.
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from llm_operator.api.conditions import Finding, Reason
+from llm_operator.api.conditions import Cause, Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.cached_model import CachedModel
@@ -36,7 +36,7 @@ class Judgement:
     """A verdict to write, if any; what to remember until the next look, and when that should be."""
 
     verdict: Verdict | None = None
-    outcome: Finding | None = None
+    outcome: Cause | None = None
     suspicion: Suspicion | None = None
     look_again_after: float | None = None
     model: CachedModel | None = None  # To be pinned with the verdict.
@@ -112,7 +112,7 @@ def _judge_unready(
         lasts = timedelta(seconds=settings.confirm_seconds if fault.proof is Proof.STANDING else 0.0)
         proved = max(now if suspicion is None else suspicion.since + lasts, trusted_from(observation))
         if now >= proved:
-            return rejected(observation, spec, revision, last_good, fault.finding, look=fault.look)
+            return rejected(observation, spec, revision, last_good, fault.cause, look=fault.look)
         waits.append((proved - now).total_seconds())
     if fault is not None and fault.is_capacity and serves_enough(observation, revision):
         noted = None if verdict.lacks_room else replace(verdict, lacks_room=True)
@@ -193,7 +193,7 @@ def suspicion_of(observation: Observation, revision: Revision, fault: Fault | No
     """The suspicion that a fault which would condemn the revision gives rise to: the old one, if it is the same."""
     if fault is None or fault.proof is Proof.DOUBT:
         return None
-    attempt, found = revision.verdict.attempt, fault.finding
+    attempt, found = revision.verdict.attempt, fault.cause
     seen = Suspicion(revision.hash, attempt, found.reason, observation.now, found.message)
     old = observation.suspicion
     return old if old is not None and replace(old, since=seen.since) == seen else seen
@@ -216,7 +216,7 @@ def rejected(
     spec: LLMDeploymentSpec,
     revision: Revision,
     last_good: Revision | None,
-    finding: Finding,
+    cause: Cause,
     *,
     look: str = "",
 ) -> Judgement:
@@ -225,23 +225,23 @@ def rejected(
     `look` says where to read more, for as long as its pods are there.
     """
     rolls_back = last_good is not None and spec.rollback.enabled
-    note = _read_next_time(observation, finding) if rolls_back and look else look
-    finding = Finding(finding.reason, with_note(finding.message, note))
+    note = _read_next_time(observation, cause) if rolls_back and look else look
+    cause = Cause(cause.reason, with_note(cause.message, note))
     verdict = replace(
         revision.verdict,
         state=State.REJECTED,
         decided_at=observation.now,
-        reason=str(finding.reason),
-        message=finding.message,
+        reason=str(cause.reason),
+        message=cause.message,
         rollout=RolloutTerms.of(spec),
         rollbacks=recent((*revision.verdict.rollbacks, *((observation.now,) if rolls_back else ())), observation.now),
     )
-    return Judgement(verdict, finding)
+    return Judgement(verdict, cause)
 
 
-def _read_next_time(observation: Observation, finding: Finding) -> str:
+def _read_next_time(observation: Observation, cause: Cause) -> str:
     """A pod that is gone has no log. Where it said nothing before it ended, it has to be tried again."""
-    if IT_SAYS in finding.message:
+    if IT_SAYS in cause.message:
         return ""
     parent = observation.parent
     return (
@@ -260,17 +260,17 @@ def _too_late(
     late = f"Not available within {spec.rollout.progress_deadline_seconds} s (rollout.progressDeadlineSeconds)."
     known = fault or awaited(pods_of(observation, revision.hash))
     if known is None:
-        finding = Finding(Reason.PROGRESS_DEADLINE_EXCEEDED, f"{late} No fault is known.")
+        cause = Cause(Reason.PROGRESS_DEADLINE_EXCEEDED, f"{late} No fault is known.")
         parent = observation.parent
         look = f"See `kubectl describe pods -n {parent.namespace} -l {names.INSTANCE}={parent.name}`."
-        return rejected(observation, spec, revision, last_good, finding, look=look)
-    finding = Finding(known.finding.reason, f"{late} {known.finding.message}")
-    return rejected(observation, spec, revision, last_good, finding, look=known.look)
+        return rejected(observation, spec, revision, last_good, cause, look=look)
+    cause = Cause(known.cause.reason, f"{late} {known.cause.message}")
+    return rejected(observation, spec, revision, last_good, cause, look=known.look)
 
 
-def _proved(spec: LLMDeploymentSpec, deployment: Manifest) -> Finding:
+def _proved(spec: LLMDeploymentSpec, deployment: Manifest) -> Cause:
     available = deployment.get("status", {}).get("availableReplicas", 0)
-    return Finding(
+    return Cause(
         Reason.ALL_REPLICAS_READY,
         f"{available} of {spec.replicas} replicas answered for {spec.rollout.soak_seconds} s without a break.",
     )

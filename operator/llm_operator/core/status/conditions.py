@@ -9,14 +9,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import get_args
 
-from llm_operator.api.conditions import ConditionType, Finding, Reason
+from llm_operator.api.conditions import Cause, ConditionType, Reason
 from llm_operator.api.types import Mode, Model
 from llm_operator.core import names
 from llm_operator.core.diagnosis.messages import brief, says_the_same
 from llm_operator.core.diagnosis.revision_pods import fault_of
 from llm_operator.core.model_cache import prune
 from llm_operator.core.model_cache.claim import not_grown, problem
-from llm_operator.core.model_cache.known_models import is_elsewhere
+from llm_operator.core.model_cache.known_models import is_in_replaced_claim
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Observation
 from llm_operator.core.ownership import controls
@@ -49,7 +49,7 @@ SERVING_SHOWN = 4
 REVERTED_TOLD = timedelta(hours=1)
 
 
-def build_status(observation: Observation, obstacle: Finding | None, edit: HandEdit | None = None) -> Manifest:
+def build_status(observation: Observation, obstacle: Cause | None, edit: HandEdit | None = None) -> Manifest:
     """The whole status; equal to the stored one when nothing worth telling changed.
 
     `edit` is what was put back in this pass.
@@ -120,7 +120,7 @@ def _model(view: View) -> Manifest | None:
     return {"repository": model.repository, "revision": model.revision, **commit}
 
 
-def _model_cached(view: View) -> Finding | None:
+def _model_cached(view: View) -> Cause | None:
     """Whether the declared model is in the claim, as far as is known."""
     if view.spec is None or view.spec.used_cache is None or view.course is None:
         return None
@@ -130,15 +130,15 @@ def _model_cached(view: View) -> Finding | None:
         lost = problem(cache.claim_name, claim)
         if lost is not None:
             return lost
-        if is_elsewhere(declared, claim):
-            return view.waits_for or Finding(
+        if is_in_replaced_claim(declared, claim):
+            return view.waits_for or Cause(
                 Reason.CLAIM_LOST,
                 f"PersistentVolumeClaim {cache.claim_name} is not the one that the model was fetched into; it is "
                 "fetched again.",
             )
         model, around = declared.model, view.observation.neighbourhood
         needed = None if around is None else prune.models_to_keep(around, cache)
-        return Finding(
+        return Cause(
             Reason.MODEL_READY,
             f"{model.repository} at {model.commit} is in PersistentVolumeClaim {cache.claim_name}."
             + (f" Models that nobody needs are kept: {needed}." if isinstance(needed, str) else ""),
@@ -148,12 +148,12 @@ def _model_cached(view: View) -> Finding | None:
         if rejected.verdict.reason == Reason.MEMORY_LIMIT_TOO_SMALL:
             # That is known only of a model that is there.
             name = view.spec.wanted_model.repository
-            return Finding(Reason.MODEL_READY, f"{name} is in PersistentVolumeClaim {cache.claim_name}.")
-        return Finding(rejected.verdict.reason, rejected.verdict.message)
-    return view.waits_for or Finding(Reason.MODEL_FETCHING, "The fetch of the model has not started yet.")
+            return Cause(Reason.MODEL_READY, f"{name} is in PersistentVolumeClaim {cache.claim_name}.")
+        return Cause(rejected.verdict.reason, rejected.verdict.message)
+    return view.waits_for or Cause(Reason.MODEL_FETCHING, "The fetch of the model has not started yet.")
 
 
-def _with_the_size(view: View, cached: Finding) -> Finding:
+def _with_the_size(view: View, cached: Cause) -> Cause:
     cache = None if view.spec is None else view.spec.used_cache
     words = "" if cache is None else not_grown(cache, view.observation.claim)
     return replace(cached, message=cached.message + words)
@@ -197,53 +197,53 @@ def _rejected(revision: Revision) -> Manifest:
     }
 
 
-def _availability(view: View) -> Finding:
+def _availability(view: View) -> Cause:
     answering = view.counts.get("readyReplicas", 0)
     if answering:
         of = view.answering
         which = f" of revision {' and '.join(of)}" if of else ""
-        return Finding(Reason.SOME_REPLICAS_AVAILABLE, f"{answering} replicas{which} answer requests.")
+        return Cause(Reason.SOME_REPLICAS_AVAILABLE, f"{answering} replicas{which} answer requests.")
     if view.deployment is not None and view.replicas == 0:
-        return Finding(Reason.SCALED_TO_ZERO, "spec.replicas is 0: nothing answers requests.")
-    return Finding(Reason.NO_REPLICAS_AVAILABLE, "No replica answers requests.")
+        return Cause(Reason.SCALED_TO_ZERO, "spec.replicas is 0: nothing answers requests.")
+    return Cause(Reason.NO_REPLICAS_AVAILABLE, "No replica answers requests.")
 
 
-def _stalled(view: View, ready: Finding) -> Finding | None:
+def _stalled(view: View, ready: Cause) -> Cause | None:
     rejected = view.rejected
     if ready.reason in STALLED:
         if rejected is None:
             return ready
-        return Finding(ready.reason, brief(ready.message.removesuffix(rejected.verdict.message).rstrip()))
+        return Cause(ready.reason, brief(ready.message.removesuffix(rejected.verdict.message).rstrip()))
     if rejected is None or view.replaced_by is not None or view.spec is None:
         return None
     if not view.spec.rollback.enabled:
         stays = f"Revision {rejected.hash} stays although it was rejected"
-        return Finding(Reason.ROLLBACK_DISABLED, f"{stays}; {TRY_AGAIN}.")
+        return Cause(Reason.ROLLBACK_DISABLED, f"{stays}; {TRY_AGAIN}.")
     after = "" if rejected.waits else " It stays applied, and is good once its replicas are available."
-    return Finding(
+    return Cause(
         Reason.NO_KNOWN_GOOD_REVISION,
         f"Revision {rejected.hash} was rejected, and there is none to go back to; {TRY_AGAIN}.{after}",
     )
 
 
-def _rolled_back(view: View) -> Finding | None:
+def _rolled_back(view: View) -> Cause | None:
     rejected, target = view.rejected, view.replaced_by
     if rejected is None or target is None or not view.replacement_is_there:
         return None
-    return Finding(
+    return Cause(
         rejected.verdict.reason,
         f"Revision {target.hash} runs in place of {rejected.hash}. {brief(rejected.verdict.message)}",
     )
 
 
-def _degraded(view: View, ready: Finding) -> Finding | None:
+def _degraded(view: View, ready: Cause) -> Cause | None:
     target = None if view.course is None else view.course.target
     if ready.reason is Reason.ROLLBACK_FAILED:
         return ready
     if target is None or view.course is None:
         return None
     if target.state is State.FALLBACK and view.replacement_is_there:
-        return Finding(
+        return Cause(
             Reason.FALLBACK_SERVES, f"Revision {target.hash} answers every request with fixed text (rollback.fallback)."
         )
     if target.state is State.CANDIDATE:
@@ -251,19 +251,19 @@ def _degraded(view: View, ready: Finding) -> Finding | None:
     return _good_one_fails(view, target) if target.state is State.GOOD else None
 
 
-def _infrastructure(view: View) -> Finding | None:
+def _infrastructure(view: View) -> Cause | None:
     last_good = None if view.course is None else view.course.last_good
     if last_good is None or view.is_up or not good_pods_fail(view.observation, last_good):
         return None
     fault = fault_of(view.observation, last_good.hash)
     own_words = "" if fault is None else f" {fault.told.message}"
-    return Finding(
+    return Cause(
         Reason.INFRASTRUCTURE_SUSPECTED,
         f"Pods of the good revision {last_good.hash} fail too: see to nodes, storage and network.{own_words}",
     )
 
 
-def _good_one_fails(view: View, target: Revision) -> Finding | None:
+def _good_one_fails(view: View, target: Revision) -> Cause | None:
     if view.is_up or not view.replicas:
         return None
     fault = fault_of(view.observation, target.hash)
@@ -272,12 +272,12 @@ def _good_one_fails(view: View, target: Revision) -> Finding | None:
     was = {one.get("type"): one.get("status") for one in view.observation.parent.status.get("conditions", [])}
     if view.counts.get("readyReplicas", 0) or "True" not in (was.get("Available"), was.get("Degraded")):
         return None
-    return Finding(Reason.REPLICAS_UNAVAILABLE, f"Revision {target.hash} was good; now none of its replicas answers.")
+    return Cause(Reason.REPLICAS_UNAVAILABLE, f"Revision {target.hash} was good; now none of its replicas answers.")
 
 
 def _conditions(view: View) -> list[Manifest]:
     ready, available = readiness(view), _availability(view)
-    told: dict[ConditionType, tuple[bool, Finding]] = {
+    told: dict[ConditionType, tuple[bool, Cause]] = {
         ConditionType.READY: (ready.reason in READY, ready),
         ConditionType.AVAILABLE: (available.reason is Reason.SOME_REPLICAS_AVAILABLE, available),
     }
@@ -291,29 +291,29 @@ def _conditions(view: View) -> list[Manifest]:
         ConditionType.ROLLED_BACK: _rolled_back(view),
         ConditionType.DEGRADED: _degraded(view, ready),
     }
-    told |= {kind: (True, finding) for kind, finding in others.items() if finding is not None}
+    told |= {kind: (True, cause) for kind, cause in others.items() if cause is not None}
     old = {one.get("type"): one for one in view.observation.parent.status.get("conditions", [])}
     return [
-        _condition(view.observation, kind, holds, _told_once(kind, finding, ready), old.get(kind))
-        for kind, (holds, finding) in sorted(told.items())
+        _condition(view.observation, kind, holds, _told_once(kind, cause, ready), old.get(kind))
+        for kind, (holds, cause) in sorted(told.items())
     ]
 
 
-def _told_once(kind: ConditionType, finding: Finding, ready: Finding) -> Finding:
+def _told_once(kind: ConditionType, cause: Cause, ready: Cause) -> Cause:
     """Somebody else's words, which may be long, stand in Ready; and in Stalled, which is all that kstatus shows."""
-    if kind in (ConditionType.READY, ConditionType.STALLED) or finding.message != ready.message:
-        return finding
-    return Finding(finding.reason, brief(finding.message))
+    if kind in (ConditionType.READY, ConditionType.STALLED) or cause.message != ready.message:
+        return cause
+    return Cause(cause.reason, brief(cause.message))
 
 
 def _condition(
-    observation: Observation, kind: ConditionType, holds: bool, finding: Finding, old: Manifest | None
+    observation: Observation, kind: ConditionType, holds: bool, cause: Cause, old: Manifest | None
 ) -> Manifest:
     status = "True" if holds else "False"
-    since, message = timestamp(observation.now), finding.message
+    since, message = timestamp(observation.now), cause.message
     if old is not None and old.get("status") == status:
         since = old.get("lastTransitionTime", since)
-        same = (old.get("reason"), old.get("observedGeneration")) == (finding.reason, observation.parent.generation)
+        same = (old.get("reason"), old.get("observedGeneration")) == (cause.reason, observation.parent.generation)
         if same and says_the_same(old.get("message", ""), message):
             message = old["message"]
     return {
@@ -321,7 +321,7 @@ def _condition(
         "status": status,
         "observedGeneration": observation.parent.generation,
         "lastTransitionTime": since,
-        "reason": str(finding.reason),
+        "reason": str(cause.reason),
         "message": message,
     }
 

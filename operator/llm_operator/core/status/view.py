@@ -3,17 +3,17 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from llm_operator.api.conditions import Finding
+from llm_operator.api.conditions import Cause
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.children.rollout import is_rolled_out
-from llm_operator.core.live import is_going, is_ready
+from llm_operator.core.live import is_deleting, is_ready
 from llm_operator.core.model_cache.fetch_progress import waiting
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import InvalidSpec, Observation
 from llm_operator.core.revisions.revision import Revision
 from llm_operator.core.revisions.state import State
-from llm_operator.core.revisions.target import Course, course, own_deployment
+from llm_operator.core.revisions.target import RevisionTarget, course, own_deployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class View:
     """What every check may look at."""
 
     observation: Observation
-    obstacle: Finding | None
+    obstacle: Cause | None
     deployment: Manifest | None
     spec: LLMDeploymentSpec | None
-    course: Course | None
+    course: RevisionTarget | None
 
     @property
     def declared(self) -> Revision | None:
@@ -49,7 +49,7 @@ class View:
         return target is not None and names.revision_of(deployment) == target.hash and self.is_up
 
     @property
-    def waits_for(self) -> Finding | None:
+    def waits_for(self) -> Cause | None:
         """What is known of the fetch of the declared model, or of the claim that it goes into."""
         cache = None if self.spec is None else self.spec.used_cache
         return None if cache is None else waiting(self.observation, cache)
@@ -59,7 +59,7 @@ class View:
         """Revisions of the replicas that answer, the one with the most of them first."""
         if self.deployment is None:
             return []
-        pods = [pod for pod in self.observation.pods if is_ready(pod) and not is_going(pod)]
+        pods = [pod for pod in self.observation.pods if is_ready(pod) and not is_deleting(pod)]
         count = Counter(revision for pod in pods if (revision := names.revision_of(pod)) is not None)
         return sorted(count, key=lambda revision: (-count[revision], revision))
 
@@ -80,7 +80,7 @@ class View:
         return self.deployment is not None and is_rolled_out(self.deployment)
 
 
-def view_of(observation: Observation, obstacle: Finding | None) -> View:
+def view_of(observation: Observation, obstacle: Cause | None) -> View:
     """The view of an observation, and of why nothing more could be done."""
     spec = observation.parent.spec
     if isinstance(spec, InvalidSpec):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.actions import Adopt, Apply, Judge, Learn, Plan
+from llm_operator.core.actions import Adopt, Apply, Plan, SetAdmitted, SetVerdict
 from llm_operator.core.children.admission import decode, encode, learned
 from llm_operator.core.children.drift import ANY, compare
 from llm_operator.core.children.service import build_service
@@ -93,7 +93,7 @@ def test_what_this_process_learned_is_recorded_and_nothing_else_is_written() -> 
     known = learned(a_manifest(revision=good), live, {})
     observation = replace(running(a_spec(), good), deployment=live, admitted={"Deployment": known})
     (action,) = plan(observation, SETTINGS).actions
-    assert action == Learn(good.live, encode(known.accepted))
+    assert action == SetAdmitted(good.live, encode(known.accepted))
     recorded = with_record(good, live)
     assert plan(replace(observation, revisions=(recorded.live,)), SETTINGS).actions == ()
     assert plan(replace(observation, revisions=(recorded.live,), admitted={}), SETTINGS).actions == ()
@@ -131,7 +131,7 @@ def test_pods_that_fail_reject_a_revision_whatever_drifts_and_both_are_told() ->
     good = a_revision(State.GOOD)
     candidate = a_revision(number=2, spec=a_spec(image="bad:1"), started_at=ago(9999), progress_at=ago(9999))
     decided = plan(failing(candidate, good, changed("Always", candidate)), SETTINGS)
-    (judged,) = of_kind(decided, Judge)
+    (judged,) = of_kind(decided, SetVerdict)
     assert judged.rejects
     assert judged.outcome is not None
     assert judged.outcome.reason == "ImageNotFound"
@@ -145,10 +145,10 @@ def test_nothing_that_drifts_is_proved_good_but_what_admission_set_may_be() -> N
     live = changed("Always", candidate)
     observation = replace(running(a_spec(), candidate), deployment=live)
     decided = plan(observation, SETTINGS)
-    assert of_kind(decided, Judge) == []
+    assert of_kind(decided, SetVerdict) == []
     assert len(of_kind(decided, Apply)) == 1
     recorded = with_record(candidate, live)
-    (judged,) = of_kind(plan(replace(observation, revisions=(recorded.live,)), SETTINGS), Judge)
+    (judged,) = of_kind(plan(replace(observation, revisions=(recorded.live,)), SETTINGS), SetVerdict)
     assert '"Good"' in judged.annotation
 
 
@@ -158,7 +158,7 @@ def test_progress_counts_whatever_drifts() -> None:
     observation = running(a_spec(replicas=3), candidate, counts=counts)
     assert observation.deployment is not None
     observation.deployment["spec"]["paused"] = True
-    (judged,) = of_kind(plan(observation, SETTINGS), Judge)
+    (judged,) = of_kind(plan(observation, SETTINGS), SetVerdict)
     assert '"progress": 1' in judged.annotation
 
 

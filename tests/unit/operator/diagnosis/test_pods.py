@@ -247,9 +247,9 @@ CASES: dict[str, tuple[dict[str, Any], Reason, Proof, str]] = {
 @pytest.mark.parametrize(("status", "reason", "proof", "words"), CASES.values(), ids=CASES)
 def test_the_fault_is_found_and_named(status: dict[str, Any], reason: Reason, proof: Proof, words: str) -> None:
     found = fault_of(a_pod(**status))
-    assert (found.finding.reason, found.proof) == (reason, proof)
-    assert found.finding.message.startswith("Pod triage-1")
-    assert words in found.finding.message
+    assert (found.cause.reason, found.proof) == (reason, proof)
+    assert found.cause.message.startswith("Pod triage-1")
+    assert words in found.cause.message
 
 
 NOT_FOUND, DENIED = Reason.IMAGE_NOT_FOUND, Reason.IMAGE_PULL_DENIED
@@ -369,7 +369,7 @@ PULLS: dict[str, tuple[Reason, str]] = {
 @pytest.mark.parametrize(("reason", "words"), PULLS.values(), ids=PULLS)
 def test_words_of_runtimes_about_a_pull_are_understood(reason: Reason, words: str) -> None:
     found = fault_of(a_pod(containerStatuses=waiting("ErrImagePull", words)))
-    assert found.finding.reason is reason
+    assert found.cause.reason is reason
     assert found.proof is (STANDING if reason in (NOT_FOUND, DENIED) else DOUBT)
 
 
@@ -394,13 +394,13 @@ def test_the_fault_is_the_same_while_the_runtime_waits_before_it_pulls_again(rea
 def test_the_name_of_an_image_is_not_taken_for_words_about_it(image: str, words: str, reason: Reason) -> None:
     containers = waiting("ErrImagePull", words)
     containers[0]["image"] = image
-    assert fault_of(a_pod(containerStatuses=containers)).finding.reason is reason
+    assert fault_of(a_pod(containerStatuses=containers)).cause.reason is reason
 
 
 @pytest.mark.parametrize("state", ["ImageInspectError", "SignatureValidationFailed"])
 def test_other_ways_in_which_an_image_is_not_had_are_doubts(state: str) -> None:
     found = fault_of(a_pod(containerStatuses=waiting(state, "something else")))
-    assert (found.finding.reason, found.proof) == (FAILED, DOUBT)
+    assert (found.cause.reason, found.proof) == (FAILED, DOUBT)
 
 
 HEALTHY: dict[str, dict[str, Any]] = {
@@ -440,8 +440,8 @@ def test_memory_without_a_limit_is_that_of_the_node() -> None:
     pod = a_pod(containerStatuses=died(137, "OOMKilled"))
     pod["spec"]["containers"] = [{"name": "other"}]
     found = fault_of(pod)
-    assert "set spec.resources.limits.memory" in found.finding.message
-    assert "the memory of the node" in found.finding.message
+    assert "set spec.resources.limits.memory" in found.cause.message
+    assert "the memory of the node" in found.cause.message
     pod["spec"]["containers"] = [{"name": "server"}]
     assert diagnose([pod]) == found
 
@@ -464,12 +464,12 @@ def test_the_exit_that_was_counted_last_is_told_with_its_time() -> None:
     ],
 )
 def test_last_words_of_any_form_are_told(words: str, told: str | None) -> None:
-    message = fault_of(a_pod(containerStatuses=died(1, message=words))).finding.message
+    message = fault_of(a_pod(containerStatuses=died(1, message=words))).cause.message
     assert message.endswith(told) if told else ("It says" not in message)
 
 
 def test_very_long_words_are_cut() -> None:
-    message = fault_of(a_pod(containerStatuses=died(1, message="x" * 100_000))).finding.message
+    message = fault_of(a_pod(containerStatuses=died(1, message="x" * 100_000))).cause.message
     assert len(message) < 2000
     assert message.endswith("x…")
 
@@ -480,19 +480,19 @@ def test_very_long_words_are_cut() -> None:
 def test_the_newest_pod_speaks_first() -> None:
     old, new = a_pod("old", containerStatuses=died(1)), a_pod("new", containerStatuses=died(137, "OOMKilled"))
     new["metadata"]["creationTimestamp"] = "2026-01-02T04:00:00Z"
-    assert fault_of(old, new).finding.reason is Reason.OOM_KILLED
+    assert fault_of(old, new).cause.reason is Reason.OOM_KILLED
     assert fault_of(new, old) == fault_of(old, new)
 
 
 def test_a_surer_fault_speaks_before_that_of_a_newer_pod() -> None:
     sure, new = a_pod("sure", containerStatuses=died(1, crashes=3)), a_pod("new", conditions=[UNSCHEDULABLE])
     new["metadata"]["creationTimestamp"] = "2026-01-02T04:00:00Z"
-    assert fault_of(new, sure).finding.reason is Reason.CRASH_LOOP
+    assert fault_of(new, sure).cause.reason is Reason.CRASH_LOOP
 
 
 def test_a_standing_fault_that_a_ready_sibling_does_not_share_is_a_doubt() -> None:
     sick = a_pod("sick", containerStatuses=waiting("InvalidImageName"))
-    assert fault_of(sick, a_pod("well", ready=True)) == Fault(fault_of(sick).finding, DOUBT)
+    assert fault_of(sick, a_pod("well", ready=True)) == Fault(fault_of(sick).cause, DOUBT)
     assert fault_of(sick, a_pod("waits")).proof is STANDING
     crashes = a_pod("sick", containerStatuses=died(1, crashes=3))
     assert fault_of(crashes, a_pod("well", ready=True)).proof is COUNTED
@@ -501,7 +501,7 @@ def test_a_standing_fault_that_a_ready_sibling_does_not_share_is_a_doubt() -> No
 def test_an_ended_pod_that_lies_around_is_not_the_fault_of_the_one_in_its_place() -> None:
     corpse, new = a_pod("old", phase="Failed", reason="Evicted"), a_pod("new")
     new["metadata"]["creationTimestamp"] = "2026-01-02T04:00:00Z"
-    assert fault_of(corpse).finding.reason is Reason.POD_EVICTED
+    assert fault_of(corpse).cause.reason is Reason.POD_EVICTED
     assert diagnose([corpse, new]) is None
 
 
@@ -518,8 +518,8 @@ def test_a_refusal_is_a_proof_or_a_doubt_by_its_words() -> None:
     away = diagnose([], [a_refusal('Internal error occurred: failed calling webhook "w": EOF', a_revision())])
     assert no is not None
     assert away is not None
-    assert (no.finding.reason, no.proof) == (Reason.POD_CREATION_REFUSED, STANDING)
-    assert (away.finding.reason, away.proof) == (Reason.WEBHOOK_UNAVAILABLE, DOUBT)
+    assert (no.cause.reason, no.proof) == (Reason.POD_CREATION_REFUSED, STANDING)
+    assert (away.cause.reason, away.proof) == (Reason.WEBHOOK_UNAVAILABLE, DOUBT)
 
 
 @pytest.mark.parametrize(
@@ -551,16 +551,16 @@ RUNNING = a_container_status(state={"running": {}})
 @pytest.mark.parametrize(("started", "path"), [(True, "/readyz"), (False, "/startupz"), (None, "/startupz")])
 def test_a_server_that_does_not_answer_is_told_with_the_probe_that_asks(started: bool | None, path: str) -> None:
     found = waits_for(a_pod(containerStatuses=a_container_status(state={"running": {}}, started=started)))
-    assert found.finding.reason is Reason.PROBE_TIMEOUT
-    assert path in found.finding.message
+    assert found.cause.reason is Reason.PROBE_TIMEOUT
+    assert path in found.cause.message
     assert found.look == "See `kubectl logs -n clinic triage-1`."
 
 
 def test_a_pod_that_still_fetches_is_not_called_one_that_does_not_answer() -> None:
     pod = a_pod(initContainerStatuses=injected(RUNNING, "fetch"), containerStatuses=waiting("PodInitializing"))
     found = waits_for(pod)
-    assert found.finding.reason is Reason.PROGRESS_DEADLINE_EXCEEDED
-    assert "still fetches its model" in found.finding.message
+    assert found.cause.reason is Reason.PROGRESS_DEADLINE_EXCEEDED
+    assert "still fetches its model" in found.cause.message
 
 
 @pytest.mark.parametrize(
@@ -576,16 +576,16 @@ def test_a_pod_that_still_fetches_is_not_called_one_that_does_not_answer() -> No
 )
 def test_an_injected_container_that_is_waited_for_is_told_as_such(status: dict[str, Any]) -> None:
     found = waits_for(a_pod(**status))
-    assert found.finding.reason is Reason.INJECTED_CONTAINER_FAILING
-    assert "container vault-agent-init runs and is not ready" in found.finding.message
-    assert "injected" in found.finding.message
+    assert found.cause.reason is Reason.INJECTED_CONTAINER_FAILING
+    assert "container vault-agent-init runs and is not ready" in found.cause.message
+    assert "injected" in found.cause.message
 
 
 @pytest.mark.parametrize("reason", ["ContainerCreating", "PodInitializing"])
 def test_a_container_that_is_not_there_yet_may_wait_for_a_volume_or_the_network(reason: str) -> None:
     found = waits_for(a_pod(containerStatuses=waiting(reason)))
-    assert found.finding.reason is Reason.PROGRESS_DEADLINE_EXCEEDED
-    assert "volume" in found.finding.message
+    assert found.cause.reason is Reason.PROGRESS_DEADLINE_EXCEEDED
+    assert "volume" in found.cause.message
     assert found.told.message.endswith("See `kubectl describe pod -n clinic triage-1`.")
 
 
@@ -628,10 +628,10 @@ def with_sidecar(**status: Any) -> Manifest:
 @pytest.mark.parametrize("where", ["containerStatuses", "initContainerStatuses"])
 def test_what_an_injected_container_does_proves_nothing(status: list[Manifest], words: str, where: str) -> None:
     found = fault_of(with_sidecar(**{where: injected(status)}))
-    assert (found.finding.reason, found.proof) == (Reason.INJECTED_CONTAINER_FAILING, DOUBT)
-    assert words in found.finding.message
-    assert "an admission webhook injected it" in found.finding.message
-    assert "spec.image" not in found.finding.message
+    assert (found.cause.reason, found.proof) == (Reason.INJECTED_CONTAINER_FAILING, DOUBT)
+    assert words in found.cause.message
+    assert "an admission webhook injected it" in found.cause.message
+    assert "spec.image" not in found.cause.message
 
 
 def test_the_last_words_of_an_injected_container_may_be_lines_of_a_log_and_are_not_told() -> None:
@@ -642,13 +642,13 @@ def test_the_last_words_of_an_injected_container_may_be_lines_of_a_log_and_are_n
 def test_our_own_containers_speak_before_what_was_injected() -> None:
     sidecar, server = injected(died(1, crashes=9)), died(78, message=LAST_WORDS, crashes=2)
     found = fault_of(with_sidecar(containerStatuses=[*sidecar, *server]))
-    assert (found.finding.reason, found.proof) == (Reason.CRASH_LOOP, COUNTED)
+    assert (found.cause.reason, found.proof) == (Reason.CRASH_LOOP, COUNTED)
 
 
 def test_the_crashes_of_a_server_that_is_ready_now_are_not_why_its_sidecar_is_not() -> None:
     server = [{**one, "ready": True} for one in died(78, message=LAST_WORDS, crashes=5, running=True)]
     found = fault_of(with_sidecar(containerStatuses=[*server, *injected(died(1))]))
-    assert found.finding.reason is Reason.INJECTED_CONTAINER_FAILING
+    assert found.cause.reason is Reason.INJECTED_CONTAINER_FAILING
 
 
 def test_a_sidecar_that_came_up_at_the_second_try_is_no_fault_of_a_server_that_starts() -> None:
@@ -692,12 +692,12 @@ NODE_TROUBLE = {
 @pytest.mark.parametrize("state", ["CreateContainerError", "CreateContainerConfigError", "RunContainerError"])
 def test_what_a_node_cannot_do_now_proves_nothing(state: str, words: str) -> None:
     found = fault_of(a_pod(containerStatuses=waiting(state, words)))
-    assert (found.finding.reason, found.proof) == (Reason.CONTAINER_RUNTIME_ERROR, DOUBT)
+    assert (found.cause.reason, found.proof) == (Reason.CONTAINER_RUNTIME_ERROR, DOUBT)
 
 
 def test_a_secret_by_the_name_of_a_device_is_still_a_secret() -> None:
     found = fault_of(a_pod(containerStatuses=waiting("CreateContainerConfigError", 'secret "device" not found')))
-    assert found.finding.reason is Reason.CONTAINER_CONFIG_ERROR
+    assert found.cause.reason is Reason.CONTAINER_CONFIG_ERROR
 
 
 # Pods that nobody schedules.
@@ -709,12 +709,12 @@ def test_scheduling_gates_are_named() -> None:
     pod = a_pod(conditions=[GATED])
     pod["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}, {"name": "example.com/cost"}]
     found = fault_of(pod)
-    assert (found.finding.reason, found.proof) == (Reason.SCHEDULING_GATED, DOUBT)
-    assert "kueue.x-k8s.io/admission, example.com/cost" in found.finding.message
+    assert (found.cause.reason, found.proof) == (Reason.SCHEDULING_GATED, DOUBT)
+    assert "kueue.x-k8s.io/admission, example.com/cost" in found.cause.message
 
 
 def test_gates_without_names_are_told_as_well() -> None:
-    assert "names unknown" in fault_of(a_pod(conditions=[GATED])).finding.message
+    assert "names unknown" in fault_of(a_pod(conditions=[GATED])).cause.message
 
 
 @pytest.mark.parametrize(
@@ -731,7 +731,7 @@ def test_missing_room_is_told_only_where_nothing_else_is_wrong(condition: Manife
     slow = a_pod("slow", containerStatuses=waiting("ErrImagePull", "dial tcp: i/o timeout"))
     both = diagnose([*pods, slow], refusals)
     assert both is not None
-    assert both.finding.reason is Reason.REGISTRY_UNAVAILABLE
+    assert both.cause.reason is Reason.REGISTRY_UNAVAILABLE
 
 
 # Remedies with names and numbers.
@@ -739,9 +739,9 @@ def test_missing_room_is_told_only_where_nothing_else_is_wrong(condition: Manife
 
 def test_secrets_for_a_pull_that_is_denied_are_named() -> None:
     pod = a_pod(containerStatuses=waiting("ErrImagePull", "401 Unauthorized"))
-    assert "name a Secret for the registry in spec.imagePullSecrets" in fault_of(pod).finding.message
+    assert "name a Secret for the registry in spec.imagePullSecrets" in fault_of(pod).cause.message
     pod["spec"]["imagePullSecrets"] = [{"name": "regcred"}, {"name": "mirror"}]
-    assert "`kubectl get secret -n clinic regcred mirror`" in fault_of(pod).finding.message
+    assert "`kubectl get secret -n clinic regcred mirror`" in fault_of(pod).cause.message
 
 
 @pytest.mark.parametrize(
@@ -750,7 +750,7 @@ def test_secrets_for_a_pull_that_is_denied_are_named() -> None:
 def test_who_was_killed_for_its_memory_is_told_what_to_try(limit: str | int, enough: str) -> None:
     pod = a_pod(containerStatuses=died(137, "OOMKilled"))
     pod["spec"]["containers"][0]["resources"]["limits"]["memory"] = limit
-    assert f"raise spec.resources.limits.memory, to {enough} for a start" in fault_of(pod).finding.message
+    assert f"raise spec.resources.limits.memory, to {enough} for a start" in fault_of(pod).cause.message
 
 
 # Words that change by themselves.

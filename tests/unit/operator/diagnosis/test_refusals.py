@@ -178,19 +178,19 @@ PASSING: dict[str, tuple[Reason, str, str]] = {
 @pytest.mark.parametrize(("reason", "words", "told"), FINAL.values(), ids=FINAL)
 def test_a_clear_no_is_final_and_names_who_says_it(reason: Reason, words: str, told: str) -> None:
     found = read_refusal(words, "triage-5d8f")
-    assert (found.finding.reason, found.is_final) == (reason, True)
-    assert told in found.finding.message
+    assert (found.cause.reason, found.is_final) == (reason, True)
+    assert told in found.cause.message
 
 
 @pytest.mark.parametrize(("reason", "words", "told"), PASSING.values(), ids=PASSING)
 def test_what_can_pass_is_not_final_and_names_what_fails(reason: Reason, words: str, told: str) -> None:
     found = read_refusal(words, "triage-5d8f")
-    assert (found.finding.reason, found.is_final) == (reason, False)
-    assert told in found.finding.message
+    assert (found.cause.reason, found.is_final) == (reason, False)
+    assert told in found.cause.message
 
 
 @pytest.mark.parametrize("words", [one for _, one, _ in [*FINAL.values(), *PASSING.values()]])
 def test_a_refusal_is_told_without_the_random_name_of_the_pod(words: str) -> None:
-    message = read_refusal(words, "triage-5d8f").finding.message
+    message = read_refusal(words, "triage-5d8f").cause.message
     assert "x2bqz" not in message
-    assert message == read_refusal(words.replace("x2bqz", "h7kdw"), "triage-5d8f").finding.message
+    assert message == read_refusal(words.replace("x2bqz", "h7kdw"), "triage-5d8f").cause.message

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_operator.api.conditions import FETCH_REASONS, Finding, Reason
-from llm_operator.core.actions import Judge, Record
+from llm_operator.api.conditions import FETCH_REASONS, Cause, Reason
+from llm_operator.core.actions import CreateRevision, SetVerdict
 from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.diagnosis.awaited import awaited
 from llm_operator.core.diagnosis.pods import diagnose
@@ -64,14 +64,14 @@ EDITS: dict[str, dict[str, Any]] = {
 }
 
 
-def findings() -> Iterator[Finding]:
+def causes() -> Iterator[Cause]:
     """What the operator says of pods that do not come up, in all the ways that its tests know."""
     for status, *_ in test_pods.CASES.values():
         found = diagnose([a_pod(**status)])
         assert found is not None
         yield found.told
     for _, words, _ in (*test_refusals.FINAL.values(), *test_refusals.PASSING.values()):
-        yield read_refusal(words, "triage-5d8f").finding
+        yield read_refusal(words, "triage-5d8f").cause
     for words in test_pods.NODE_TROUBLE.values():
         found = diagnose([a_pod(containerStatuses=waiting("CreateContainerError", words))])
         assert found is not None
@@ -97,7 +97,7 @@ def findings() -> Iterator[Finding]:
         yield found.told
 
 
-FINDINGS = list(dict.fromkeys(findings()))
+FINDINGS = list(dict.fromkeys(causes()))
 
 
 def ours(message: str) -> str:
@@ -123,9 +123,9 @@ def attempts(observation: Observation) -> list[Verdict]:
     """The attempts that begin."""
     begun = []
     for action in plan(observation, SETTINGS).actions:
-        if isinstance(action, Judge):
+        if isinstance(action, SetVerdict):
             begun.append(decode(action.annotation))
-        elif isinstance(action, Record):
+        elif isinstance(action, CreateRevision):
             begun.append(decode(action.manifest["metadata"]["annotations"]["llm.carepath.ai/verdict"]))
     return [one for one in begun if one is not None and one.state is State.CANDIDATE]
 

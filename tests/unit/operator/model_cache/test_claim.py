@@ -6,9 +6,9 @@ import pytest
 
 from llm_operator.api.conditions import Reason
 from llm_operator.api.types import Cache
-from llm_operator.core.actions import Amend, Make
+from llm_operator.core.actions import Create, Patch
 from llm_operator.core.cached_model import CachedModel
-from llm_operator.core.model_cache.claim import amend_claim, build_claim, is_pending, not_grown, problem
+from llm_operator.core.model_cache.claim import build_claim, claim_patch, is_pending, not_grown, problem
 from llm_operator.core.model_cache.memory import needed_bytes, too_small
 from llm_operator.core.observation import Neighbourhood
 from llm_operator.core.ownership import shared_reference
@@ -36,7 +36,7 @@ def a_cache(**over: Any) -> Cache:
 
 
 def operations(live: Any, *, kept: bool = False, **over: Any) -> list[Any]:
-    change = amend_claim(a_parent(), a_cache(**over), live, kept_for_others=kept)
+    change = claim_patch(a_parent(), a_cache(**over), live, kept_for_others=kept)
     return [] if change is None else [(one["op"], one["path"], one.get("value")) for one in change.operations]
 
 
@@ -87,10 +87,10 @@ def test_owners_come_first_and_growth_which_may_be_refused_after_that() -> None:
     assert [path for _, path, _ in operations(a_claim(), size="30Gi", deletionPolicy="Delete")] == [
         "/metadata/ownerReferences"
     ]
-    growth = amend_claim(a_parent(), a_cache(size="30Gi"), a_claim(), kept_for_others=False)
+    growth = claim_patch(a_parent(), a_cache(size="30Gi"), a_claim(), kept_for_others=False)
     assert growth is not None
     assert growth.optional
-    owner = amend_claim(a_parent(), a_cache(deletionPolicy="Delete"), a_claim(), kept_for_others=False)
+    owner = claim_patch(a_parent(), a_cache(deletionPolicy="Delete"), a_claim(), kept_for_others=False)
     assert owner is not None
     assert not owner.optional
 
@@ -103,9 +103,9 @@ def test_growth_that_was_refused_is_told_and_holds_nothing_up() -> None:
     claim = a_claim()
     claim["spec"]["storageClassName"] = "slow"
     observation = running(spec, own, claim=claim, neighbourhood=Neighbourhood((), (own.live,), ()))
-    growth, prune = sorted(plan(observation, SETTINGS).actions, key=lambda one: isinstance(one, Make))
-    assert isinstance(growth, Amend)
-    assert isinstance(prune, Make)
+    growth, prune = sorted(plan(observation, SETTINGS).actions, key=lambda one: isinstance(one, Create))
+    assert isinstance(growth, Patch)
+    assert isinstance(prune, Create)
     told = {one["type"]: one for one in build_status(observation, None)["conditions"]}
     assert told["Ready"]["status"] == told["ModelCached"]["status"] == "True"
     assert "has 20Gi and could not be made larger so far, to 30Gi" in told["ModelCached"]["message"]

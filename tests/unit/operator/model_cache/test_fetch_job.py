@@ -192,7 +192,7 @@ def test_a_pod_that_succeeded_says_what_it_brought(condition: str | None) -> Non
         a_claim(),
     )
     assert found is not None
-    assert (found.model, found.failed, found.finding.reason) == (MODEL, False, Reason.MODEL_READY)
+    assert (found.model, found.failed, found.cause.reason) == (MODEL, False, Reason.MODEL_READY)
 
 
 @pytest.mark.parametrize(
@@ -210,30 +210,30 @@ def test_a_pod_that_succeeded_says_what_it_brought(condition: str | None) -> Non
 def test_an_image_that_leaves_no_record_is_at_fault(words: str) -> None:
     found = read_fetch(a_fetch("Complete"), [a_fetch_pod(0, words)], a_claim())
     assert found is not None
-    assert (found.model, found.failed, found.finding.reason) == (None, True, Reason.FETCH_FAILED)
-    assert "left no record" in found.finding.message
+    assert (found.model, found.failed, found.cause.reason) == (None, True, Reason.FETCH_FAILED)
+    assert "left no record" in found.cause.message
 
 
 @pytest.mark.parametrize("reason", sorted(FETCH_REASONS))
 def test_the_reason_of_a_failure_is_the_fetchs_own(reason: Reason) -> None:
     found = read_fetch(a_fetch("Failed"), [a_fetch_pod(20, last_words_of(20, reason))], a_claim())
     assert found is not None
-    assert (found.failed, found.finding.reason) == (True, reason)
-    assert "It went wrong. " in found.finding.message
-    assert "Put it right." not in found.finding.message or reason not in REMEDIES
+    assert (found.failed, found.cause.reason) == (True, reason)
+    assert "It went wrong. " in found.cause.message
+    assert "Put it right." not in found.cause.message or reason not in REMEDIES
 
 
 @pytest.mark.parametrize("words", ["", "Traceback", '{"reason": "RolledBack"}', '{"reason": "Nonsense"}', "[]"])
 def test_a_reason_that_no_fetch_gives_is_not_believed(words: str) -> None:
     found = read_fetch(a_fetch("Failed"), [a_fetch_pod(1, words)], a_claim())
     assert found is not None
-    assert (found.failed, found.finding.reason) == (True, Reason.FETCH_FAILED)
+    assert (found.failed, found.cause.reason) == (True, Reason.FETCH_FAILED)
 
 
 def test_a_job_that_failed_without_any_pod_is_told() -> None:
     found = read_fetch(a_fetch("Failed"), [], a_claim())
     assert found is not None
-    assert (found.failed, found.finding.reason) == (True, Reason.FETCH_FAILED)
+    assert (found.failed, found.cause.reason) == (True, Reason.FETCH_FAILED)
 
 
 def test_while_it_is_tried_again_the_last_failure_is_told() -> None:
@@ -244,9 +244,9 @@ def test_while_it_is_tried_again_the_last_failure_is_told() -> None:
     between = read_fetch(a_fetch(), failed, a_claim())
     again = read_fetch(a_fetch(), [*failed, a_fetch_pod(name="fetch-2")], a_claim())
     assert between is not None
-    assert (between.failed, between.finding.reason, between.pod) == (False, Reason.NETWORK_UNREACHABLE, None)
+    assert (between.failed, between.cause.reason, between.pod) == (False, Reason.NETWORK_UNREACHABLE, None)
     assert again is not None
-    assert (again.finding.reason, again.pod) == (Reason.MODEL_FETCHING, "fetch-2")
+    assert (again.cause.reason, again.pod) == (Reason.MODEL_FETCHING, "fetch-2")
 
 
 def test_what_keeps_its_pod_from_starting_is_told() -> None:
@@ -256,7 +256,7 @@ def test_what_keeps_its_pod_from_starting_is_told() -> None:
     pod = a_fetch_pod(phase="Pending", containerStatuses=waiting)
     found = read_fetch(a_fetch(), [pod], a_claim())
     assert found is not None
-    assert (found.finding.reason, found.failed) == (Reason.IMAGE_NOT_FOUND, False)
+    assert (found.cause.reason, found.failed) == (Reason.IMAGE_NOT_FOUND, False)
     assert found.fault is not None
 
 
@@ -268,7 +268,7 @@ def test_what_ends_again_and_again_without_a_reason_is_given_up() -> None:
         often = read_fetch(a_fetch(), pods, a_claim())
         assert once is not None
         assert often is not None
-        assert (once.failed, often.failed, often.finding.reason) == (False, True, reason)
+        assert (once.failed, often.failed, often.cause.reason) == (False, True, reason)
 
 
 def test_pods_of_an_earlier_job_of_the_name_say_nothing() -> None:
@@ -323,4 +323,4 @@ def test_a_pod_that_fetches_for_itself_says_why_it_cannot(code: int, words: str,
     pod = a_pod(initContainerStatuses=[{**status, "name": "fetch"}])
     found = diagnose([pod])
     assert found is not None
-    assert (found.finding.reason, found.proof) == (reason, proof)
+    assert (found.cause.reason, found.proof) == (reason, proof)

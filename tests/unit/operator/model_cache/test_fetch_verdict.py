@@ -9,7 +9,7 @@ import pytest
 from llm_operator.api.conditions import ConditionType, Reason
 from llm_operator.api.types import LLMDeploymentStatus
 from llm_operator.core import names
-from llm_operator.core.actions import Amend, Apply, Discard, Judge, Make, Plan, Record
+from llm_operator.core.actions import Apply, Create, CreateRevision, Delete, Patch, Plan, SetVerdict
 from llm_operator.core.cached_model import COMMIT_MARK, PATH_MARK, CachedModel, encode, pinned, waits
 from llm_operator.core.children.service import build_service
 from llm_operator.core.model_cache.fetch_actions import HELD_OPEN_SECONDS, LONGEST_PAUSE_SECONDS
@@ -59,7 +59,7 @@ def of_kind(decided: Plan, kind: type) -> list[Any]:
 
 def verdicts(decided: Plan) -> list[Revision]:
     found = []
-    for one in of_kind(decided, Judge):
+    for one in of_kind(decided, SetVerdict):
         annotations = {**one.live["metadata"]["annotations"], names.VERDICT: one.annotation}
         annotations |= {names.MODEL: one.model} if one.model else {}
         found.append(read({**one.live, "metadata": {**one.live["metadata"], "annotations": annotations}}))
@@ -92,9 +92,9 @@ def told(observation: Observation) -> dict[str, tuple[str, str]]:
 def test_a_new_object_gets_its_claim_first_then_its_fetch_and_no_deployment() -> None:
     first = an_observation(parent=a_parent(spec=a_cached_spec()))
     decided = planned(first)
-    assert [one.manifest["kind"] for one in of_kind(decided, Make)] == ["PersistentVolumeClaim"]
+    assert [one.manifest["kind"] for one in of_kind(decided, Create)] == ["PersistentVolumeClaim"]
     second = after(first, decided)
-    assert [one.manifest["kind"] for one in of_kind(planned(second), Make)] == ["Job"]
+    assert [one.manifest["kind"] for one in of_kind(planned(second), Create)] == ["Job"]
     assert [one.manifest["kind"] for one in of_kind(decided, Apply)] == ["Service"]
     third = after(second, planned(second))
     assert planned(third).actions == ()
@@ -130,7 +130,9 @@ def test_a_model_that_is_there_is_pinned_and_only_then_applied() -> None:
     assert env == {"LLM_MODE": "qwen", "MODEL_PATH": PATH, "HF_HUB_OFFLINE": "1"}
     assert template["metadata"]["annotations"][names.MODEL_COMMIT] == COMMIT
     assert template["spec"]["volumes"][1]["persistentVolumeClaim"] == {"claimName": "model-cache", "readOnly": True}
-    assert [type(one) for one in decided.actions].index(Judge) < [type(one) for one in decided.actions].index(Apply)
+    assert [type(one) for one in decided.actions].index(SetVerdict) < [type(one) for one in decided.actions].index(
+        Apply
+    )
     then = after(observation, decided)
     assert planned(then).actions == ()
     assert told(then)["ModelCached"] == ("True", "ModelReady")
@@ -361,7 +363,7 @@ def test_a_fetch_that_failed_for_good_is_rejected_though_its_job_is_open(code: i
     (verdict,) = verdicts(decided)
     assert verdict.state is State.REJECTED
     assert verdict.verdict.reason == ("RepositoryNotFound" if code else "FetchFailed")
-    assert [type(one) for one in decided.actions] == [Judge, Discard], "it would never end"
+    assert [type(one) for one in decided.actions] == [SetVerdict, Delete], "it would never end"
     assert planned(after(observation, decided)).actions == ()
 
 
@@ -376,7 +378,7 @@ def test_where_nothing_good_was_there_the_job_of_a_rejected_fetch_goes_too() -> 
     assert planned(observation).actions == ()
     assert (planned(observation).look_again_after or 1e9) <= HELD_OPEN_SECONDS
     later = replace(observation, now=NOW + timedelta(seconds=HELD_OPEN_SECONDS))
-    assert [type(one) for one in planned(later).actions] == [Discard]
+    assert [type(one) for one in planned(later).actions] == [Delete]
     assert planned(after(later, planned(later))).actions == (), "and is not made anew"
 
 
@@ -385,12 +387,12 @@ def test_a_model_that_is_there_is_pinned_though_its_job_is_open_and_then_the_job
     first = planned(observation)
     (verdict,) = verdicts(first)
     assert verdict.model is not None
-    assert of_kind(first, Discard) == [], "usually it ends a moment later"
+    assert of_kind(first, Delete) == [], "usually it ends a moment later"
     then = after(observation, first)
     assert planned(then).actions == ()
     assert (planned(then).look_again_after or 1e9) <= HELD_OPEN_SECONDS
     later = replace(then, now=NOW + timedelta(seconds=HELD_OPEN_SECONDS))
-    assert [type(one) for one in planned(later).actions] == [Discard]
+    assert [type(one) for one in planned(later).actions] == [Delete]
     assert planned(after(later, planned(later))).actions == ()
 
 
@@ -400,9 +402,9 @@ def test_a_fetch_that_may_be_tried_again_is_made_anew_where_its_job_would_not_do
     assert planned(early).actions == ()
     assert planned(early).look_again_after == 58, "the pause is as long as the attempt has lasted"
     due = replace(early, now=NOW + timedelta(seconds=58))
-    assert [type(one) for one in planned(due).actions] == [Discard]
+    assert [type(one) for one in planned(due).actions] == [Delete]
     then = after(due, planned(due))
-    assert [one.manifest["kind"] for one in of_kind(planned(then), Make)] == ["Job"]
+    assert [one.manifest["kind"] for one in of_kind(planned(then), Create)] == ["Job"]
     long_ago = held_open(40, words, seconds=0, verdict={"started_at": ago(800), "progress_at": ago(10)})
     assert planned(long_ago).look_again_after == LONGEST_PAUSE_SECONDS
 
@@ -414,7 +416,7 @@ def test_a_retry_token_does_not_meet_the_job_that_is_held_open() -> None:
     decided = planned(observation)
     (verdict,) = verdicts(decided)
     assert (verdict.state, verdict.verdict.attempt) == (State.CANDIDATE, 2)
-    assert of_kind(decided, Discard)
+    assert of_kind(decided, Delete)
 
 
 def test_a_secret_that_is_missing_is_a_proof_once_it_lasts() -> None:
@@ -432,13 +434,13 @@ def test_a_secret_that_is_missing_is_a_proof_once_it_lasts() -> None:
 def test_a_failure_from_before_the_attempt_is_cleared_away_and_tried_again() -> None:
     old = a_fetch("Failed", made=ago(3600))
     observation = fetching(old, a_fetch_pod(22, last_words_of(22, "RepositoryGated")))
-    assert [type(one) for one in planned(observation).actions] == [Discard]
+    assert [type(one) for one in planned(observation).actions] == [Delete]
     then = after(observation, planned(observation))
-    assert [one.manifest["kind"] for one in of_kind(planned(then), Make)] == ["Job"]
+    assert [one.manifest["kind"] for one in of_kind(planned(then), Create)] == ["Job"]
 
 
 def test_a_fetch_whose_pod_is_gone_is_asked_again() -> None:
-    assert [type(one) for one in planned(fetching(a_fetch("Complete"))).actions] == [Discard]
+    assert [type(one) for one in planned(fetching(a_fetch("Complete"))).actions] == [Delete]
 
 
 def test_a_job_on_its_way_out_is_left_to_go_first() -> None:
@@ -450,13 +452,13 @@ def test_a_job_on_its_way_out_is_left_to_go_first() -> None:
 def test_who_shares_a_fetch_becomes_an_owner_of_it() -> None:
     observation = fetching(a_fetch(owner="another"))
     (action,) = planned(observation).actions
-    assert isinstance(action, Amend)
+    assert isinstance(action, Patch)
     owners = after(observation, planned(observation)).fetch
     assert owners is not None
     assert [one["uid"] for one in owners["metadata"]["ownerReferences"]] == ["another", a_parent().uid]
     assert planned(after(observation, planned(observation))).actions == ()
     assert (
-        of_kind(planned(fetching(a_fetch("Complete", owner="another"), a_fetch_pod(0, last_words_of()))), Amend) == []
+        of_kind(planned(fetching(a_fetch("Complete", owner="another"), a_fetch_pod(0, last_words_of()))), Patch) == []
     )
 
 
@@ -469,7 +471,7 @@ def test_a_retry_token_has_a_rejected_fetch_tried_once_more(seconds: int) -> Non
     decided = planned(observation)
     (verdict,) = verdicts(decided)
     assert (verdict.state, verdict.verdict.attempt) == (State.CANDIDATE, 2)
-    assert of_kind(decided, Discard)
+    assert of_kind(decided, Delete)
 
 
 def test_an_attempt_that_was_left_aside_begins_anew() -> None:
@@ -503,16 +505,16 @@ def remembering(spec: Any) -> Observation:
 
 def test_an_edit_of_something_else_fetches_nothing_and_keeps_the_commit() -> None:
     decided = planned(remembering(a_cached_spec(nodeSelector={"disk": "ssd"})))
-    (record,) = of_kind(decided, Record)
+    (record,) = of_kind(decided, CreateRevision)
     assert record.manifest["metadata"]["annotations"][names.MODEL] == encode(MODEL)
-    assert [type(one) for one in decided.actions] == [Record, Apply]
+    assert [type(one) for one in decided.actions] == [CreateRevision, Apply]
     assert PATH in str(of_kind(decided, Apply)[0].manifest)
 
 
 def test_a_remembered_model_that_does_not_fit_is_refused_without_a_fetch() -> None:
     observation = remembering(a_cached_spec(resources={"limits": {"memory": "1Gi"}}))
     decided = planned(observation)
-    assert [type(one) for one in decided.actions] == [Record]
+    assert [type(one) for one in decided.actions] == [CreateRevision]
     (verdict,) = verdicts(planned(after(observation, decided)))
     assert verdict.verdict.reason == "MemoryLimitTooSmall"
 
@@ -522,7 +524,7 @@ def test_a_remembered_model_that_does_not_fit_is_refused_without_a_fetch() -> No
 )
 def test_another_claim_or_model_is_fetched(over: dict[str, Any]) -> None:
     observation = replace(remembering(a_cached_spec(nodeSelector={"disk": "ssd"})), **over)
-    assert [one.manifest["kind"] for one in of_kind(planned(observation), Make)] == ["Job"]
+    assert [one.manifest["kind"] for one in of_kind(planned(observation), Create)] == ["Job"]
 
 
 # Odd worlds.
@@ -569,7 +571,7 @@ def test_a_good_revision_that_lost_its_pin_is_fetched_again_and_never_blamed() -
     observation = replace(running(spec, good), claim=a_claim(), fetch=a_fetch("Failed"), now=NOW + timedelta(days=9))
     assert verdicts(planned(observation)) == []
     assert of_kind(planned(observation), Apply) == []
-    assert of_kind(planned(replace(observation, fetch=None)), Make)
+    assert of_kind(planned(replace(observation, fetch=None)), Create)
     (verdict,) = verdicts(planned(replace(observation, fetch=a_fetch(), fetch_pods=(a_fetch_pod(0, last_words_of()),))))
     assert verdict.state is State.GOOD
 
@@ -601,7 +603,7 @@ def test_a_cache_that_is_lost_under_a_good_revision_is_told() -> None:
 
 def test_growth_comes_last_so_that_a_refusal_of_it_holds_up_nothing() -> None:
     observation = remembering(a_cached_spec(nodeSelector={"disk": "ssd"}, cache={"size": "40Gi"}))
-    assert isinstance(planned(observation).actions[-1], Amend)
+    assert isinstance(planned(observation).actions[-1], Patch)
 
 
 def test_progress_is_no_news_and_a_phase_is() -> None:
@@ -650,7 +652,7 @@ def test_marks_are_replaced_wherever_they_stand() -> None:
 
 def test_a_fetch_that_nobody_needs_any_more_is_ended() -> None:
     observation = replace(running(a_spec(), a_revision(State.GOOD)), other_fetches=(a_fetch(),))
-    assert [type(one) for one in planned(observation).actions] == [Discard]
+    assert [type(one) for one in planned(observation).actions] == [Delete]
     assert planned(after(observation, planned(observation))).actions == ()
 
 
@@ -659,7 +661,7 @@ def test_a_fetch_that_others_need_goes_on_without_us() -> None:
     job["metadata"]["ownerReferences"].insert(0, {**job["metadata"]["ownerReferences"][0], "uid": "another"})
     observation = replace(running(a_spec(), a_revision(State.GOOD)), other_fetches=(job,))
     (action,) = planned(observation).actions
-    assert isinstance(action, Amend)
+    assert isinstance(action, Patch)
     assert action.operations == ({"op": "remove", "path": "/metadata/ownerReferences/1"},)
     assert planned(after(observation, planned(observation))).actions == ()
 
@@ -680,7 +682,7 @@ def test_a_fetch_is_ended_when_its_revision_is_given_up(owner: str, ended: bool)
         claim=a_claim(),
         fetch=a_fetch(owner=owner),
     )
-    assert [type(one) for one in planned(observation).actions] == ([Discard] if ended else [])
+    assert [type(one) for one in planned(observation).actions] == ([Delete] if ended else [])
     assert planned(after(observation, planned(observation))).actions == ()
 
 
@@ -690,7 +692,7 @@ def test_a_fetch_is_ended_when_its_revision_is_given_up(owner: str, ended: bool)
 def test_a_claim_that_was_made_anew_is_filled_with_the_very_same_commit() -> None:
     observation = replace(remembering(a_cached_spec()), claim=a_claim(uid="another"))
     decided = planned(observation)
-    (made,) = of_kind(decided, Make)
+    (made,) = of_kind(decided, Create)
     env = {one["name"]: one.get("value") for one in made.manifest["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert env["MODEL_REVISION"] == COMMIT
     then = after(observation, decided)
@@ -708,7 +710,7 @@ def test_that_is_the_same_repository_too_when_the_default_is_another_by_now() ->
     later = NextSpec.model_validate({"mode": "qwen", "cache": {}})
     observation = remembering(a_cached_spec())
     observation = replace(observation, parent=a_parent(spec=later), claim=a_claim(uid="another"))
-    (made,) = of_kind(planned(observation), Make)
+    (made,) = of_kind(planned(observation), Create)
     env = {one["name"]: one.get("value") for one in made.manifest["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert (env["MODEL_REPOSITORY"], env["MODEL_REVISION"]) == ("Qwen/Qwen3-4B-Thinking-2507", COMMIT)
 

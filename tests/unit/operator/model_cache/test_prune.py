@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_operator.core import names
-from llm_operator.core.actions import Amend, Make
+from llm_operator.core.actions import Create, Patch
 from llm_operator.core.cached_model import CachedModel, encode
 from llm_operator.core.model_cache.prune import DEADLINE_SECONDS, GRACE_SECONDS, MOST_MODELS
 from llm_operator.core.observation import Neighbourhood, Observation
@@ -66,7 +66,7 @@ def at_rest(
 def job_of(observation: Observation) -> Any:
     """The Job that is made, if one is."""
     actions = plan(observation, SETTINGS).actions
-    assert all(isinstance(one, Make) for one in actions), actions
+    assert all(isinstance(one, Create) for one in actions), actions
     found: Any = actions[0] if actions else None
     return None if found is None else found.manifest
 
@@ -134,7 +134,7 @@ def test_the_job_is_confined_like_a_fetch_and_ends_long_before_the_grace_period(
 )  # fmt: skip
 def test_in_doubt_nothing_is_pruned(over: dict[str, Any]) -> None:
     observation = at_rest(**over)
-    assert not [one for one in plan(observation, SETTINGS).actions if isinstance(one, Make)]
+    assert not [one for one in plan(observation, SETTINGS).actions if isinstance(one, Create)]
 
 
 def test_a_claim_that_goes_is_not_pruned() -> None:
@@ -177,9 +177,9 @@ def test_while_a_revision_is_on_its_way_nothing_is_pruned() -> None:
     rolling = {"replicas": 1, "updatedReplicas": 0, "readyReplicas": 1, "availableReplicas": 1}
     for own in (pinned(), pinned(state=State.CANDIDATE)):
         observation = at_rest(own=own, counts=rolling)
-        assert not [one for one in plan(observation, SETTINGS).actions if isinstance(one, Make)]
+        assert not [one for one in plan(observation, SETTINGS).actions if isinstance(one, Create)]
     behind = at_rest(spec=a_cached_spec(cache={"prune": "Unused"}, model={"revision": "v2"}))
-    made = [one.manifest for one in plan(behind, SETTINGS).actions if isinstance(one, Make)]
+    made = [one.manifest for one in plan(behind, SETTINGS).actions if isinstance(one, Create)]
     assert not [one for one in made if names.PRUNE in one["metadata"]["labels"]]
 
 
@@ -232,7 +232,7 @@ def test_once_it_is_done_the_claim_says_so_and_nothing_more_is_made() -> None:
     assert plan(running_now, SETTINGS).actions == ()
     done = replace(observation, neighbourhood=Neighbourhood((), (pinned().live,), (ended(job, "Complete"),)))
     (amend,) = plan(done, SETTINGS).actions
-    assert isinstance(amend, Amend)
+    assert isinstance(amend, Patch)
     assert amend.warning is None
     after_it = after(done, plan(done, SETTINGS))
     assert plan(after_it, SETTINGS).actions == ()
@@ -245,7 +245,7 @@ def test_what_stands_on_the_claim_besides_is_kept() -> None:
     job = ended(job_of(observation), "Complete")
     done = replace(observation, neighbourhood=Neighbourhood((), (pinned().live,), (job,)))
     (amend,) = plan(done, SETTINGS).actions
-    assert isinstance(amend, Amend)
+    assert isinstance(amend, Patch)
     annotations = amended(amend.live, amend)["metadata"]["annotations"]
     assert annotations.keys() == {"pv.kubernetes.io/bind-completed", names.PRUNED}
 
@@ -255,13 +255,13 @@ def test_a_failure_is_told_and_not_tried_again_until_the_models_are_others() -> 
     job = ended(job_of(observation), "Failed")
     failed = replace(observation, neighbourhood=Neighbourhood((), (pinned().live,), (job,)))
     (amend,) = plan(failed, SETTINGS).actions
-    assert isinstance(amend, Amend)
+    assert isinstance(amend, Patch)
     assert amend.warning is not None
     assert job["metadata"]["name"] in amend.warning
     assert "kubectl logs" in amend.warning
     job["status"]["conditions"][0]["reason"] = "DeadlineExceeded"
     (amend,) = plan(failed, SETTINGS).actions
-    assert isinstance(amend, Amend)
+    assert isinstance(amend, Patch)
     assert "kubectl describe job" in str(amend.warning), "its pods may never have been made"
     noted = after(failed, plan(failed, SETTINGS))
     assert plan(noted, SETTINGS).actions == ()

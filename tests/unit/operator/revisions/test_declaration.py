@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_operator.api.types import LLMDeploymentSpec
-from llm_operator.core.actions import Judge, Record
+from llm_operator.core.actions import CreateRevision, SetVerdict
 from llm_operator.core.cached_model import parse_record
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Observation
@@ -59,7 +59,7 @@ def good(spec: LLMDeploymentSpec) -> Revision:
 
 
 def edits(observation: Observation) -> list[Any]:
-    return [one for one in plan(observation, SETTINGS).actions if isinstance(one, (Record, Judge))]
+    return [one for one in plan(observation, SETTINGS).actions if isinstance(one, (CreateRevision, SetVerdict))]
 
 
 SPECS: dict[str, dict[str, Any]] = {

@@ -280,7 +280,7 @@ def test_silence_is_told_apart_from_other_words_and_other_revisions() -> None:
     silent = looking(a_pod(of=GOOD, containerStatuses=SILENT), suspicion=spoken.suspicion)
     fault = fault_of(silent, GOOD.hash)
     assert fault is not None
-    assert fault.finding.reason is Reason.IMAGE_PULL_FAILED
+    assert fault.cause.reason is Reason.IMAGE_PULL_FAILED
 
 
 def test_a_secret_that_a_kubelet_did_not_find_is_named_where_a_pull_is_denied() -> None:
@@ -288,7 +288,7 @@ def test_a_secret_that_a_kubelet_did_not_find_is_named_where_a_pull_is_denied() 
         pod = a_pod(of=candidate(), containerStatuses=waiting("ErrImagePull", words))
         fault = fault_of(looking(pod, missing_secrets=missing), candidate().hash)
         assert fault is not None
-        return fault.finding.message
+        return fault.cause.message
 
     assert "did not find Secret regcred: create it. It says: 401" in told("401 Unauthorized", "regcred")
     assert "did not find" not in told("401 Unauthorized")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_operator.api.conditions import FINE, Finding, Reason
+from llm_operator.api.conditions import FINE, Cause, Reason
 from llm_operator.api.types import LLMDeploymentSpec, LLMDeploymentStatus
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import InvalidSpec, Observation
@@ -53,17 +53,17 @@ TIMED_OUT = {
 Told = dict[str, tuple[str, str]]
 
 
-def status_of(observation: Observation, obstacle: Finding | None = None) -> Manifest:
+def status_of(observation: Observation, obstacle: Cause | None = None) -> Manifest:
     status = build_status(observation, obstacle)
     LLMDeploymentStatus.model_validate(status, extra="forbid")
     return status
 
 
-def conditions(observation: Observation, obstacle: Finding | None = None) -> Told:
+def conditions(observation: Observation, obstacle: Cause | None = None) -> Told:
     return {one["type"]: (one["status"], one["reason"]) for one in status_of(observation, obstacle)["conditions"]}
 
 
-def messages(observation: Observation, obstacle: Finding | None = None) -> dict[str, str]:
+def messages(observation: Observation, obstacle: Cause | None = None) -> dict[str, str]:
     return {one["type"]: one["message"] for one in status_of(observation, obstacle)["conditions"]}
 
 
@@ -250,7 +250,7 @@ def test_the_status_is_a_fixed_point_so_nothing_is_written_at_rest(observation: 
 
 def test_what_only_somebody_else_can_change_is_stalled_and_what_serves_is_still_told() -> None:
     for reason in (Reason.NAME_CONFLICT, Reason.INVALID_SPEC, Reason.APPLY_REFUSED, Reason.DRIFT_NOT_REPAIRED):
-        assert conditions(running(SPEC, GOOD), Finding(reason, "why")) == {
+        assert conditions(running(SPEC, GOOD), Cause(reason, "why")) == {
             "Ready": ("False", reason),
             **AVAILABLE,
             "Stalled": ("True", reason),
@@ -258,7 +258,7 @@ def test_what_only_somebody_else_can_change_is_stalled_and_what_serves_is_still_
 
 
 def test_an_earlier_namesake_goes_by_itself_and_stalls_nothing() -> None:
-    told = conditions(an_observation(), Finding(Reason.WAITING_FOR_DELETION, "why"))
+    told = conditions(an_observation(), Cause(Reason.WAITING_FOR_DELETION, "why"))
     assert told["Reconciling"] == ("True", "WaitingForDeletion")
     assert "Stalled" not in told
 
@@ -501,9 +501,9 @@ def test_nothing_is_told_of_revisions_that_are_not_known() -> None:
 def test_a_spec_that_cannot_be_read_still_has_what_serves_told() -> None:
     observation = running(SPEC, GOOD, pods=serving(GOOD))
     observation = replace(observation, parent=replace(observation.parent, spec=InvalidSpec(("why",))))
-    finding = plan(observation, SETTINGS).obstacle
-    status = status_of(observation, finding)
-    assert conditions(observation, finding) == {
+    cause = plan(observation, SETTINGS).obstacle
+    status = status_of(observation, cause)
+    assert conditions(observation, cause) == {
         "Ready": ("False", "InvalidSpec"),
         **AVAILABLE,
         "Stalled": ("True", "InvalidSpec"),
@@ -522,11 +522,11 @@ def test_a_foreign_deployment_gives_neither_replicas_nor_availability() -> None:
     observation = running(SPEC, GOOD, pods=serving(GOOD))
     assert observation.deployment is not None
     observation.deployment["metadata"]["ownerReferences"] = []
-    status = status_of(observation, Finding(Reason.NAME_CONFLICT, "why"))
+    status = status_of(observation, Cause(Reason.NAME_CONFLICT, "why"))
     assert status["replicas"] == 0
     assert "mode" not in status
     assert "url" in status, "the Service is our own"
-    assert conditions(observation, Finding(Reason.NAME_CONFLICT, "why"))["Available"][0] == "False"
+    assert conditions(observation, Cause(Reason.NAME_CONFLICT, "why"))["Available"][0] == "False"
 
 
 def test_a_foreign_service_has_no_url() -> None:
@@ -560,13 +560,13 @@ def test_while_it_lasts_a_long_message_stands_in_ready_alone() -> None:
     assert [kind for kind, text in found.items() if "It says: hm" in text] == ["Ready"]
     assert found["Ready"].startswith(found["Reconciling"])
     # What nothing but a change makes go away is all that kstatus shows.
-    refused = Finding(Reason.APPLY_REFUSED, "The API server refused it. It says: no")
+    refused = Cause(Reason.APPLY_REFUSED, "The API server refused it. It says: no")
     found = messages(running(SPEC, GOOD), refused)
     assert found["Ready"] == found["Stalled"] == refused.message
 
 
 def test_a_fight_over_a_field_hides_no_fault_of_the_pods() -> None:
-    fight = Finding(Reason.DRIFT_NOT_REPAIRED, "Something keeps changing spec.x of Deployment triage.")
+    fight = Cause(Reason.DRIFT_NOT_REPAIRED, "Something keeps changing spec.x of Deployment triage.")
     pod = a_pod(of=candidate(), containerStatuses=waiting("ErrImagePull", "hm"))
     fails = running(BAD_SPEC, candidate(), GOOD, counts=SURGED, pods=(*serving(GOOD), pod))
     assert conditions(fails, fight) == {
