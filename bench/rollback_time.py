@@ -54,7 +54,7 @@ def kinds(replicas: int) -> tuple[Kind, ...]:
 
 
 @dataclass
-class RevisionTarget:
+class Course:
     """What happened after the edit; seconds since it, None for what never did."""
 
     kind: str
@@ -76,7 +76,7 @@ class Witness:
 
     def __init__(self, kind: Kind, parent: Manifest, deployment: Manifest, pods: Sequence[Manifest]) -> None:
         replicas = deployment["spec"]["replicas"]
-        self.course = RevisionTarget(kind.name, replicas, fewest_available=replicas)
+        self.course = Course(kind.name, replicas, fewest_available=replicas)
         self.over = asyncio.Event()
         self._good = parent["status"]["desiredRevision"]
         self._template = deployment["spec"]["template"]
@@ -126,7 +126,7 @@ def _is_true(live: Manifest, condition: str) -> bool:
     return any(one["type"] == condition and one["status"] == "True" for one in conditions)
 
 
-async def run_kind(api: Api, kind: Kind, namespace: str, arguments: argparse.Namespace) -> RevisionTarget:
+async def run_kind(api: Api, kind: Kind, namespace: str, arguments: argparse.Namespace) -> Course:
     """A good LLMDeployment, the bad edit, and what comes of it."""
     await make_namespace(api, namespace)
     rollout = {"soakSeconds": arguments.soak, "progressDeadlineSeconds": arguments.deadline}
@@ -174,7 +174,7 @@ async def _watching(api: Api, namespace: str, witness: Witness) -> AsyncIterator
     """The three watches are open within the block."""
     opened = [asyncio.Event() for _ in range(3)]
 
-    async def reflect(plural: str, open_now: asyncio.Event) -> None:
+    async def follow(plural: str, open_now: asyncio.Event) -> None:
         async for event in api.watch(namespace, plural):
             if event:
                 witness.saw(plural, event)
@@ -182,7 +182,7 @@ async def _watching(api: Api, namespace: str, witness: Witness) -> AsyncIterator
 
     async with asyncio.TaskGroup() as group:
         plurals = ("llmdeployments", "deployments", "pods")
-        tasks = [group.create_task(reflect(one, event)) for one, event in zip(plurals, opened, strict=True)]
+        tasks = [group.create_task(follow(one, event)) for one, event in zip(plurals, opened, strict=True)]
         for event in opened:
             await event.wait()
         yield
@@ -190,14 +190,14 @@ async def _watching(api: Api, namespace: str, witness: Witness) -> AsyncIterator
             task.cancel()
 
 
-def _say_course(course: RevisionTarget) -> None:
+def _say_course(course: Course) -> None:
     verdict = course.reason or "no verdict"
     say(f"  {course.kind}: {verdict} after {course.rejected} s, recovered after {course.recovered} s")
 
 
-async def measure(kubeconfig: Path, arguments: argparse.Namespace) -> list[RevisionTarget]:
+async def measure(kubeconfig: Path, arguments: argparse.Namespace) -> list[Course]:
     """All kinds at the same time, round after round."""
-    courses: list[RevisionTarget] = []
+    courses: list[Course] = []
     async with connected(kubeconfig) as api:
         for number in range(arguments.rounds):
             say(f"==> Round {number + 1} of {arguments.rounds}")
@@ -210,7 +210,7 @@ async def measure(kubeconfig: Path, arguments: argparse.Namespace) -> list[Revis
     return courses
 
 
-def table(courses: Sequence[RevisionTarget]) -> str:
+def table(courses: Sequence[Course]) -> str:
     """The result for people: medians, and the worst in brackets."""
     rows = [("failure", "reason", "verdict s", "recovered s", "fewest available", "old pods served throughout")]
     for kind in dict.fromkeys(course.kind for course in courses):

@@ -37,7 +37,7 @@ from inference_server.engine.qwen.loading import load_weights
 from inference_server.engine.qwen.model import new_model
 from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.shape import Shape, read_shape
-from inference_server.engine.qwen.thinking import Limits, Marks, RevisionTarget
+from inference_server.engine.qwen.thinking import Course, Limits, Marks
 from inference_server.engine.qwen.writer import Writer
 from tests.cluster.steps import say
 
@@ -153,7 +153,7 @@ def _answer(number: int, prompt: list[int], tokens: int) -> Answer:
     return Answer(
         id=number,
         pending=list(prompt),
-        course=RevisionTarget(Marks(frozenset()), Limits(tokens, 0, ()), thinking=False),
+        course=Course(Marks(frozenset()), Limits(tokens, 0, ()), thinking=False),
         draw=Draw(temperature=0.6, top_p=0.95, top_k=20),
         random=random.Random(number),
         reasoning=None,

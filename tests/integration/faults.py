@@ -66,7 +66,7 @@ class Call:
 
 
 @dataclass
-class CreateRevision:
+class Record:
     """A call and what came of it; a status that is None was not given, or not yet."""
 
     call: Call
@@ -113,14 +113,14 @@ class Delay:
 class Before:
     """`act` is called before the call is forwarded; nothing else passes the proxy meanwhile."""
 
-    act: Callable[[CreateRevision], None]
+    act: Callable[[Record], None]
 
 
 @dataclass(frozen=True)
 class After:
     """`act` is called when the API server has answered and the client has not heard it; nothing passes meanwhile."""
 
-    act: Callable[[CreateRevision], None]
+    act: Callable[[Record], None]
 
 
 Fault = Answer | Drop | DropAnswer | Delay | Before | After
@@ -141,7 +141,7 @@ class FaultProxy:
         self._server: str = cluster["server"]
         self._ssl = _context(cluster)
         self._rules: list[Rule] = []
-        self._records: list[CreateRevision] = []
+        self._records: list[Record] = []
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._watches: list[_Watch] = []
         self._problems: list[Exception] = []
@@ -183,7 +183,7 @@ class FaultProxy:
         """Call `act` once, as soon as the API server has accepted the `number`-th write within the block."""
         accepted = 0
 
-        def count(record: CreateRevision) -> None:
+        def count(record: Record) -> None:
             nonlocal accepted
             accepted += record.succeeded
             if record.succeeded and accepted == number:
@@ -219,11 +219,11 @@ class FaultProxy:
         """The watches the client has open, frozen ones included."""
         return [watch.call for watch in list(self._watches) if resource in (None, watch.call.resource)]
 
-    def records(self, *, since: int = 0) -> list[CreateRevision]:
+    def records(self, *, since: int = 0) -> list[Record]:
         """All calls, oldest first, from entry `since` on."""
         return self._records[since:]
 
-    def writes(self, *, since: int = 0) -> list[CreateRevision]:
+    def writes(self, *, since: int = 0) -> list[Record]:
         """The calls that change something, refused and dropped ones included."""
         return [record for record in self.records(since=since) if record.call.is_write]
 
@@ -287,7 +287,7 @@ class FaultProxy:
                 await asyncio.sleep(0.01)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        record = CreateRevision(self._call(request), request.headers.get("User-Agent", ""))
+        record = Record(self._call(request), request.headers.get("User-Agent", ""))
         self._records.append(record)
         try:
             return await self._answer(request, record)
@@ -299,7 +299,7 @@ class FaultProxy:
             request.transport.abort()
         return web.Response()
 
-    async def _answer(self, request: web.BaseRequest, record: CreateRevision) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
         if self._is_down:
             raise _Dropped
         found = [rule(record.call) for rule in self._rules]

@@ -67,13 +67,13 @@ class World:
         return Counter(json.loads(one["metadata"]["annotations"][VERDICT])["state"] for one in found)
 
 
-RevisionTarget = Callable[[World], None]
-COURSES: dict[str, tuple[RevisionTarget, dict[str, str]]] = {}
+Course = Callable[[World], None]
+COURSES: dict[str, tuple[Course, dict[str, str]]] = {}
 # Without a resync, which would make good what the watches must, if one only waits for it.
 ALONE = {"LLMOP_LEADER_ELECTION": "false", "LLMOP_RESYNC_SECONDS": "86400"}
 
 
-def course(run: RevisionTarget) -> RevisionTarget:
+def course(run: Course) -> Course:
     """One of the tests."""
     COURSES[run.__name__] = (run, ALONE)
     return run

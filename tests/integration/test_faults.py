@@ -18,11 +18,11 @@ from tests.integration.faults import (
     Answer,
     Before,
     Call,
-    CreateRevision,
     Delay,
     Drop,
     DropAnswer,
     FaultProxy,
+    Record,
     running_fault_proxy,
 )
 from tests.kubectl import Kubectl, Manifest, eventually
@@ -205,10 +205,10 @@ def test_a_delay_and_then_an_error_by_two_rules(proxy: FaultProxy, client: Clien
 def test_callbacks_before_and_after_the_server(proxy: FaultProxy, client: Client, kubectl: Kubectl) -> None:
     seen: dict[str, object] = {}
 
-    def before(record: CreateRevision) -> None:
+    def before(record: Record) -> None:
         seen["before"] = (names(kubectl), record.server_status)
 
-    def after(record: CreateRevision) -> None:
+    def after(record: Record) -> None:
         seen["after"] = (names(kubectl), record.server_status, record.status)
 
     with proxy.faults(lambda _: Before(before), lambda _: After(after)):

@@ -18,16 +18,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import ControlPlane, running_operator
-from tests.integration.faults import (
-    After,
-    Call,
-    CreateRevision,
-    Drop,
-    DropAnswer,
-    Fault,
-    FaultProxy,
-    running_fault_proxy,
-)
+from tests.integration.faults import After, Call, Drop, DropAnswer, Fault, FaultProxy, Record, running_fault_proxy
 from tests.integration.test_rollback import INSTANCE, REVISION, VERDICT, entries, new_namespace
 from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually, is_ready
 
@@ -208,7 +199,7 @@ def killed_after_each_write(plane: ControlPlane, folder: Path, scenario: Scenari
                 settled(is_ready)
             since, seen = entries(plane), 0
 
-            def kill(record: CreateRevision, number: int = number) -> None:
+            def kill(record: Record, number: int = number) -> None:
                 nonlocal seen
                 seen += record.succeeded
                 if record.succeeded and seen == number:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import ControlPlane, answers, free_port
-from tests.integration.faults import CreateRevision, FaultProxy, running_fault_proxy
+from tests.integration.faults import FaultProxy, Record, running_fault_proxy
 from tests.integration.test_lifecycle import server, wait_ready
 from tests.kubectl import Kubectl, an_llmdeployment, eventually
 
@@ -59,7 +59,7 @@ class Operator:
         """Whether a kubelet would leave it alone."""
         return answers(f"http://127.0.0.1:{self.port}/healthz")
 
-    def writes(self, since: int = 0) -> list[CreateRevision]:
+    def writes(self, since: int = 0) -> list[Record]:
         """What it wrote, or tried to, besides the lease."""
         return [one for one in self.proxy.writes(since=since) if one.call.resource != "leases"]
 

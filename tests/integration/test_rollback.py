@@ -280,11 +280,11 @@ def revision(version: Manifest, which: str) -> str:
     return found
 
 
-RevisionTarget = Callable[[Subject], None]
-COURSES: dict[str, RevisionTarget] = {}
+Course = Callable[[Subject], None]
+COURSES: dict[str, Course] = {}
 
 
-def course(run: RevisionTarget) -> RevisionTarget:
+def course(run: Course) -> Course:
     """One of the tests."""
     COURSES[run.__name__] = run
     return run

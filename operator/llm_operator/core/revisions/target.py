@@ -1,4 +1,4 @@
-"""Where an LLMDeployment stands and goes, by what is recorded now. Pure; the planner acts on it, the status tells it."""
+"""Where an LLMDeployment stands and goes, by what is recorded now. Pure; planner and status use it."""
 
 from dataclasses import dataclass
 
