@@ -68,7 +68,7 @@ def pinned(template: Any, model: CachedModel) -> Any:
     )
 
 
-def waits(template: Any) -> bool:
+def needs_model(template: Any) -> bool:
     """Whether a template lacks what only the fetch finds out."""
     # A whole string stands in its quotes; one that only quotes a mark has them escaped.
     text = json.dumps(template)

@@ -14,7 +14,7 @@ from llm_operator.core.children.service import build_service
 from llm_operator.core.observation import InvalidSpec, Observation
 from llm_operator.core.planner import plan
 from llm_operator.core.revisions.state import State
-from llm_operator.core.revisions.target import course
+from llm_operator.core.revisions.target import choose_target
 from llm_operator.observe import parse_spec
 from tests.unit.operator.builders import (
     SETTINGS,
@@ -198,7 +198,7 @@ def test_applying_a_plan_leaves_nothing_to_plan_whatever_happened(steps: list[An
             deployment=deployment and {**deployment, "status": counts},
             now=observation.now + timedelta(seconds=seconds),
         )
-        active = course(observation, spec).history.get(course(observation, spec).active)
+        active = choose_target(observation, spec).history.get(choose_target(observation, spec).active)
         pods = (a_pod(of=active, containerStatuses=containers),) if active is not None and containers else ()
         observation = replace(observation, pods=pods)
         # A verdict may open the next one (an attempt that begins is judged in the pass after), but not for ever.

@@ -13,7 +13,7 @@ from llm_operator.core.planner import NEXT_LOOK_SECONDS, plan
 from llm_operator.core.revisions.history import BUDGET_WINDOW, read_history
 from llm_operator.core.revisions.revision import Revision, next_name
 from llm_operator.core.revisions.state import State, Verdict, decode
-from llm_operator.core.revisions.target import course, fallback_spec
+from llm_operator.core.revisions.target import choose_target, fallback_spec
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,
@@ -43,8 +43,8 @@ def rejected(**over: Any) -> Revision:
 def declared(observation: Observation) -> Revision:
     spec = observation.parent.spec
     assert not isinstance(spec, InvalidSpec)
-    goes = course(observation, spec)
-    revision = goes.history.get(goes.desired)
+    target = choose_target(observation, spec)
+    revision = target.history.get(target.desired)
     assert revision is not None
     return revision
 

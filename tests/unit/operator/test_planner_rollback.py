@@ -13,7 +13,7 @@ from llm_operator.core.observation import InvalidSpec, Observation
 from llm_operator.core.planner import plan
 from llm_operator.core.revisions.revision import Revision
 from llm_operator.core.revisions.state import State, decode
-from llm_operator.core.revisions.target import course, fallback_spec
+from llm_operator.core.revisions.target import choose_target, fallback_spec
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,
@@ -318,9 +318,9 @@ def test_the_course_is_the_same_whoever_looks() -> None:
     spec = observation.parent.spec
     assert not isinstance(spec, InvalidSpec)
     backwards = replace(observation, revisions=tuple(reversed(observation.revisions)))
-    assert course(observation, spec) == course(backwards, spec)
+    assert choose_target(observation, spec) == choose_target(backwards, spec)
 
 
 def test_an_observation_without_anything_goes_nowhere() -> None:
-    goes = course(an_observation(), a_spec())
-    assert (goes.active, goes.target, goes.last_good, goes.budget_hold) == (None, None, None, None)
+    target = choose_target(an_observation(), a_spec())
+    assert (target.active, target.revision, target.last_good, target.budget_hold) == (None, None, None, None)

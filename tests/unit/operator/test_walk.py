@@ -243,21 +243,21 @@ def come_to_rest(walker: Walker) -> None:
 
 
 def check_at_rest(walker: Walker, name: str) -> None:
-    cluster, spec, goes = walker.cluster, walker.spec(name), walker.course(name)
-    declared = goes.history.get(goes.desired)
+    cluster, spec, target = walker.cluster, walker.spec(name), walker.target(name)
+    declared = target.history.get(target.desired)
     assert declared is not None
     event(f"at rest: {declared.state}, {walker.conditions(name)['Ready']['reason']}")
     match declared.state:
         case State.CANDIDATE:
             assert spec.replicas == 0
         case State.GOOD:
-            assert goes.active == goes.desired
-        case State.REJECTED if spec.rollback.enabled and goes.last_good is not None:
-            assert goes.active == goes.last_good.hash
+            assert target.active == target.desired
+        case State.REJECTED if spec.rollback.enabled and target.last_good is not None:
+            assert target.active == target.last_good.hash
         case State.REJECTED:
             assert (
                 cluster.behaviour[spec.image or ""] not in GOOD
                 or spec.replicas == 0
-                or (goes.target is not declared)
-                or declared.waits
+                or (target.revision is not declared)
+                or declared.needs_model
             ), "what is kept and works is good in the end"

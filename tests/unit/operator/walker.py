@@ -19,7 +19,7 @@ from llm_operator.core.observation import Admitted, Observation, Suspicion
 from llm_operator.core.planner import plan
 from llm_operator.core.revisions.revision import Revision, parse_revision
 from llm_operator.core.revisions.state import State
-from llm_operator.core.revisions.target import RevisionTarget, course
+from llm_operator.core.revisions.target import RevisionTarget, choose_target
 from llm_operator.core.revisions.verdict import CONTACT_GRACE
 from llm_operator.core.status.conditions import build_status
 from llm_operator.kube import ApiError
@@ -110,8 +110,8 @@ class Walker:
         """The server pods by name."""
         return {pod.name for pod in self.cluster.workloads[name].pods}
 
-    def course(self, name: str) -> RevisionTarget:
-        return course(self.cluster.observation(name), self.spec(name))
+    def target(self, name: str) -> RevisionTarget:
+        return choose_target(self.cluster.observation(name), self.spec(name))
 
     # One pass, as reconcile.py does it.
 
@@ -175,7 +175,7 @@ class Walker:
         self.rejections = set()
         for name, memory in self.known.items():
             memory.steady, memory.older, memory.due = 0, None, self.cluster.now
-            rejected = self.course(name).history.rejected()
+            rejected = self.target(name).history.rejected()
             self.rejections |= {(name, one.hash, one.verdict.attempt) for one in rejected}
 
     def lift_what_can_pass(self) -> None:
@@ -200,20 +200,20 @@ class Walker:
                 self._check_verdict(name, old, new)
             else:
                 assert old is not None
-                goes = self.course(name)
-                good = None if goes.last_good is None else goes.last_good.hash
-                assert old.hash not in (goes.desired, goes.active, good), "what is needed is kept"
+                target = self.target(name)
+                good = None if target.last_good is None else target.last_good.hash
+                assert old.hash not in (target.desired, target.active, good), "what is needed is kept"
 
     def _check_verdict(self, name: str, old: Revision | None, new: Revision) -> None:
         observation, spec = self.cluster.observation(name), self.spec(name)
-        goes = course(observation, spec)
+        target = choose_target(observation, spec)
         note(f"{self.cluster.now:.0f} {name} {new.hash} {old and old.state} -> {new.verdict}")
         rejected = new.state is State.REJECTED and (old is None or old.state is not State.REJECTED)
         pinned = old is not None and old.model is None and new.model is not None
         if rejected and not pinned:
             assert old is not None
             assert old.state is State.CANDIDATE, "only an attempt is rejected, never what was good"
-            assert new.hash == goes.desired, "nothing is blamed that is not declared"
+            assert new.hash == target.desired, "nothing is blamed that is not declared"
             attempt = (name, new.hash, new.verdict.attempt)
             assert attempt not in self.rejections, "one verdict for one attempt"
             self.rejections.add(attempt)
@@ -227,7 +227,7 @@ class Walker:
             pods = self.cluster.workloads[name].pods
             self.served[name, new.hash] = sum(1 for pod in pods if self._serves(pod))
         if new.state is State.CANDIDATE and (old is None or old.state is not State.CANDIDATE):
-            self._check_budget(name, goes, observation, new.hash)
+            self._check_budget(name, target, observation, new.hash)
 
     def _check_deadline(self, name: str, old: Revision, new: Revision) -> None:
         """What can pass condemns nobody before the deadline, and want of room nobody who serves as before."""
@@ -235,7 +235,7 @@ class Walker:
         image = old.template["spec"]["containers"][0]["image"]
         harmless = cluster.behaviour.get(image, "good") in PASSING
         refused = any(what == "pods" and how in CLEAR for what, (how, _) in cluster.refusals.items())
-        if not harmless or refused or old.waits or cluster.quota is not None:
+        if not harmless or refused or old.needs_model or cluster.quota is not None:
             return
         since = old.verdict.progress_at
         assert since is not None
@@ -254,11 +254,11 @@ class Walker:
     def _serves(self, pod: Pod) -> bool:
         return pod.ready_since(self.cluster.now, self.cluster.away) is not None
 
-    def _check_budget(self, name: str, goes: RevisionTarget, observation: Observation, attempted: str) -> None:
+    def _check_budget(self, name: str, target: RevisionTarget, observation: Observation, attempted: str) -> None:
         serves = (observation.deployment or {}).get("status", {}).get("availableReplicas", 0)
-        good = goes.last_good
-        if good is not None and good.hash != attempted and serves and goes.active != attempted:
-            assert len(goes.history.rollbacks(observation.now)) < self.spec(name).rollback.max_per_hour
+        good = target.last_good
+        if good is not None and good.hash != attempted and serves and target.active != attempted:
+            assert len(target.history.rollbacks(observation.now)) < self.spec(name).rollback.max_per_hour
 
     def _check_after(self, write: Write) -> None:
         if write.plural == "deployments" and write.new is not None:
@@ -269,15 +269,15 @@ class Walker:
         if deployment is None or name not in self.applied:
             return
         self.applied.remove(name)
-        goes = self.course(name)
-        applied = goes.history.get(names.revision_of(deployment))
+        target = self.target(name)
+        applied = target.history.get(names.revision_of(deployment))
         assert applied is not None, "what is applied is recorded"
         assert self._is_as_recorded(applied, deployment["spec"]["template"]), "and applied word for word"
-        assert not applied.waits, "nothing starts before its model is there"
+        assert not applied.needs_model, "nothing starts before its model is there"
         note(f"{self.cluster.now:.0f} {name} applied {applied.hash} ({applied.state})")
         if applied.state is State.REJECTED:
             enabled = self.spec(name).rollback.enabled
-            assert goes.last_good is None or not enabled, "a rejected revision is not applied"
+            assert target.last_good is None or not enabled, "a rejected revision is not applied"
 
     def _is_as_recorded(self, applied: Revision, template: Manifest) -> bool:
         """Whether a template is that of a revision, but for what admission makes of it."""
@@ -291,13 +291,13 @@ class Walker:
         conditions = {one["type"]: one for one in status["conditions"]}
         spec = observation.parent.spec
         assert isinstance(spec, LLMDeploymentSpec)
-        goes = course(observation, spec)
-        declared = goes.history.get(goes.desired)
+        target = choose_target(observation, spec)
+        declared = target.history.get(target.desired)
         assert not {"Stalled", "Reconciling"} <= conditions.keys()
         if conditions["Ready"]["status"] == "True" and spec.replicas:
             assert declared is not None
             assert declared.state is State.GOOD
-            assert goes.active == goes.desired
+            assert target.active == target.desired
             assert observation.deployment is not None
             assert is_rolled_out(observation.deployment)
         if conditions["Ready"]["status"] == "False":
@@ -305,7 +305,7 @@ class Walker:
         if "RolledBack" in conditions:
             assert declared is not None
             assert declared.state is State.REJECTED
-            assert goes.active != goes.desired
+            assert target.active != target.desired
 
     def check_service(self) -> None:
         """Pods that answered are not taken away as long as the good revision itself is well."""

@@ -42,13 +42,13 @@ PATH = "/metadata/annotations/" + names.PRUNED.replace("/", "~1")
 
 
 def prune_actions(
-    observation: Observation, spec: LLMDeploymentSpec, goes: RevisionTarget, settings: Settings
+    observation: Observation, spec: LLMDeploymentSpec, target: RevisionTarget, settings: Settings
 ) -> list[Action]:
     """The Job that prunes the claim, or the note that it has ended; nothing while anything is in doubt."""
     around, claim, cache = observation.neighbourhood, observation.claim, spec.used_cache
     if around is None or claim is None or cache is None or not may_be_pruned(cache, claim):
         return []
-    if not _is_at_rest(observation, goes):
+    if not _is_at_rest(observation, target):
         return []
     keep = models_to_keep(around, cache)
     if isinstance(keep, str):
@@ -123,12 +123,12 @@ def build_prune(
     )
 
 
-def _is_at_rest(observation: Observation, goes: RevisionTarget) -> bool:
+def _is_at_rest(observation: Observation, target: RevisionTarget) -> bool:
     """Whether what is declared runs and was proved good, with a model that is where it should be."""
-    declared, deployment = goes.history.get(goes.desired), own_deployment(observation)
+    declared, deployment = target.history.get(target.desired), own_deployment(observation)
     if declared is None or declared.model is None or declared.state is not State.GOOD:
         return False
-    return goes.active == goes.desired and deployment is not None and is_rolled_out(deployment)
+    return target.active == target.desired and deployment is not None and is_rolled_out(deployment)
 
 
 def _agrees(spec: Manifest, claim: str) -> bool:
@@ -168,7 +168,7 @@ def _is_settled(live: Manifest) -> bool:
     if names.MODEL in live["metadata"].get("annotations", {}):
         return True
     revision = parse_revision(live)
-    return revision is not None and not (revision.waits and revision.state is State.CANDIDATE)
+    return revision is not None and not (revision.needs_model and revision.state is State.CANDIDATE)
 
 
 def _digest(claim: Manifest, keep: frozenset[str]) -> str:

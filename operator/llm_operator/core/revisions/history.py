@@ -49,6 +49,13 @@ class History:
         }
         return sorted(moment for _, moment in counted)
 
+    def with_record(self, record: Manifest) -> "History":
+        """The history as it will be read once this ControllerRevision has been written."""
+        revision = parse_revision(record)
+        assert revision is not None, "what is written can be read"
+        others = [one for one in self.revisions if one.live["metadata"]["name"] != record["metadata"]["name"]]
+        return _in_order([*others, revision])
+
     def superfluous(self, needed: Iterable[str | None], now: datetime) -> list[Revision]:
         """Revisions that may be forgotten: not needed, in no budget, and older than the few kept for people."""
         keep = set(needed)
@@ -60,6 +67,10 @@ def read_history(parent: Parent, manifests: Iterable[Manifest]) -> History:
     """The history from ControllerRevisions; those of others, or on their way out, do not count."""
     own = [one for one in manifests if controls(parent, one) and "deletionTimestamp" not in one["metadata"]]
     revisions = [revision for revision in map(parse_revision, own) if revision is not None]
+    return _in_order(revisions)
+
+
+def _in_order(revisions: Iterable[Revision]) -> History:
     return History(tuple(sorted(revisions, key=lambda one: one.number)))
 
 

@@ -13,7 +13,7 @@ from itertools import count
 
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
-from llm_operator.core.cached_model import CachedModel, pinned, waits
+from llm_operator.core.cached_model import CachedModel, needs_model, pinned
 from llm_operator.core.cached_model import decode as decode_model
 from llm_operator.core.cached_model import encode as encode_model
 from llm_operator.core.children import admission
@@ -52,9 +52,9 @@ class Revision:
         return admission.decode(self.live["metadata"].get("annotations", {}).get(names.ADMITTED))
 
     @property
-    def waits(self) -> bool:
+    def needs_model(self) -> bool:
         """Whether it cannot be applied before its model has been fetched."""
-        return self.model is None and waits(self.template)
+        return self.model is None and needs_model(self.template)
 
     @property
     def state(self) -> State:
@@ -114,7 +114,7 @@ def asks_again(spec: LLMDeploymentSpec, revision: Revision) -> bool:
     easier roll-out than the one that failed.
     """
     verdict, terms = revision.verdict, declaration(spec).terms
-    if is_fresh(spec.rollback.retry_token, verdict) or (revision.waits and terms not in (None, revision.terms)):
+    if is_fresh(spec.rollback.retry_token, verdict) or (revision.needs_model and terms not in (None, revision.terms)):
         return True
     return verdict.rollout is not None and RolloutTerms.of(spec).are_easier_than(verdict.rollout)
 

@@ -1,4 +1,18 @@
-"""Where an LLMDeployment stands and goes, by what is recorded now. Pure; planner and status use it."""
+"""Which revision is to run: here a rollback is decided. Pure; the planner acts on it, the status tells it.
+
+    declared revision          what is to run
+    -----------------          --------------
+    not rejected               the declared one
+      its model is missing     what runs now; the declared one is fetched for (`fetches`)
+      too many rollbacks       the last good one, until the budget allows another attempt (`budget_hold`)
+    rejected                   the last good one: the ROLLBACK
+      none was ever good       the mock, with rollback.fallback: Mock; else it stays
+    rejected, but
+      rollback.enabled: false  it stays
+
+Nothing is remembered between two looks: the same records give the same answer, so that a crash at any point changes
+nothing, and it cannot swing back and forth (docs/rollback.md, ADR 4).
+"""
 
 from dataclasses import dataclass
 
@@ -17,40 +31,45 @@ from llm_operator.core.times import timestamp
 
 @dataclass(frozen=True, slots=True)
 class RevisionTarget:
-    """The declared revision, the one applied, the one to run, and the one proved good last.
+    """Which revision is declared, which is applied, and which is to run.
 
-    `held_back` says why the declared one must wait, and `held_back_for` how many seconds. `fetches` is the declared
-    one while its model has to be fetched before it can be run; `target` is then what runs meanwhile, if anything does.
+    `desired` and `active` are names; `revision` is the one to run, if anything is recorded that can; `last_good` was
+    proved good last. `budget_hold` says why the declared one must wait, `budget_hold_seconds` how long. `fetches` is
+    the declared one while its model has to be fetched before it can run; `revision` is then what runs meanwhile.
     """
 
     history: History
     desired: str
     active: str | None
-    target: Revision | None
+    revision: Revision | None
     last_good: Revision | None
     budget_hold: Cause | None = None
     budget_hold_seconds: float | None = None
     fetches: Revision | None = None
 
+    @property
+    def declared(self) -> Revision | None:
+        """The record of the declared revision."""
+        return self.history.get(self.desired)
 
-def course(observation: Observation, spec: LLMDeploymentSpec) -> RevisionTarget:
-    """Where it goes, by what is recorded now."""
-    history = read_history(observation.parent, observation.revisions)
+
+def choose_target(observation: Observation, spec: LLMDeploymentSpec, history: History | None = None) -> RevisionTarget:
+    """Which revision is to run, by what is recorded: `history`, or what was observed."""
+    history = read_history(observation.parent, observation.revisions) if history is None else history
     desired = name_of(declaration(spec), history.revisions)
     active = names.revision_of(own_deployment(observation))
     last_good = history.last_good()
-    budget_hold = _budget_hold(observation, spec, history, desired)
-    target = history.get(desired)
-    if budget_hold is not None:
-        target = last_good
-    elif target is not None and target.state is State.REJECTED and spec.rollback.enabled:
-        target = last_good or _fallback(history, spec) or target
+    hold, seconds = _budget_hold(observation, spec, history, desired) or (None, None)
+    revision = history.get(desired)
+    if hold is not None:
+        revision = last_good
+    elif revision is not None and revision.state is State.REJECTED and spec.rollback.enabled:
+        revision = last_good or _fallback(history, spec) or revision
     fetches = None
-    if target is not None and target.waits:
-        fetches = target if target.hash == desired else None
-        target = _meanwhile(history, active, last_good)
-    cause, seconds = budget_hold or (None, None)
-    return RevisionTarget(history, desired, active, target, last_good, cause, seconds, fetches)
+    if revision is not None and revision.needs_model:
+        fetches = revision if revision.hash == desired else None
+        revision = _meanwhile(history, active, last_good)
+    return RevisionTarget(history, desired, active, revision, last_good, hold, seconds, fetches)
 
 
 def _meanwhile(history: History, active: str | None, last_good: Revision | None) -> Revision | None:
@@ -58,7 +77,7 @@ def _meanwhile(history: History, active: str | None, last_good: Revision | None)
     runs = history.get(active)
     if runs is None or runs.state is State.REJECTED:
         runs = last_good or runs
-    return None if runs is None or runs.waits else runs
+    return None if runs is None or runs.needs_model else runs
 
 
 def own_deployment(observation: Observation) -> Manifest | None:

@@ -110,9 +110,9 @@ def _reverted(observation: Observation, edit: HandEdit | None) -> Manifest | Non
 
 def _model(view: View) -> Manifest | None:
     """The model of what runs; until something does, of what is declared."""
-    if view.course is None:
+    if view.target is None:
         return None
-    revision = view.course.history.get(view.course.active) or view.declared
+    revision = view.target.history.get(view.target.active) or view.declared
     if revision is None or revision.values.get("mode") != "qwen":
         return None
     model = Model.model_validate(revision.values.get("model", {}))
@@ -122,7 +122,7 @@ def _model(view: View) -> Manifest | None:
 
 def _model_cached(view: View) -> Cause | None:
     """Whether the declared model is in the claim, as far as is known."""
-    if view.spec is None or view.spec.used_cache is None or view.course is None:
+    if view.spec is None or view.spec.used_cache is None or view.target is None:
         return None
     cache = view.spec.used_cache
     declared, claim = view.declared, view.observation.claim
@@ -177,12 +177,12 @@ def _cache(view: View) -> Manifest | None:
 
 
 def _revisions(view: View) -> Manifest:
-    if view.course is None:
+    if view.target is None:
         return {}
-    goes = view.course
-    last_good = None if goes.last_good is None else goes.last_good.hash
-    found = {"desiredRevision": goes.desired, "activeRevision": goes.active, "lastKnownGoodRevision": last_good}
-    rejected = [_rejected(one) for one in goes.history.rejected()[:REJECTED_SHOWN]]
+    target = view.target
+    last_good = None if target.last_good is None else target.last_good.hash
+    found = {"desiredRevision": target.desired, "activeRevision": target.active, "lastKnownGoodRevision": last_good}
+    rejected = [_rejected(one) for one in target.history.rejected()[:REJECTED_SHOWN]]
     return {**{key: value for key, value in found.items() if value is not None}, "rejected": rejected}
 
 
@@ -219,7 +219,7 @@ def _stalled(view: View, ready: Cause) -> Cause | None:
     if not view.spec.rollback.enabled:
         stays = f"Revision {rejected.hash} stays although it was rejected"
         return Cause(Reason.ROLLBACK_DISABLED, f"{stays}; {TRY_AGAIN}.")
-    after = "" if rejected.waits else " It stays applied, and is good once its replicas are available."
+    after = "" if rejected.needs_model else " It stays applied, and is good once its replicas are available."
     return Cause(
         Reason.NO_KNOWN_GOOD_REVISION,
         f"Revision {rejected.hash} was rejected, and there is none to go back to; {TRY_AGAIN}.{after}",
@@ -227,32 +227,33 @@ def _stalled(view: View, ready: Cause) -> Cause | None:
 
 
 def _rolled_back(view: View) -> Cause | None:
-    rejected, target = view.rejected, view.replaced_by
-    if rejected is None or target is None or not view.replacement_is_there:
+    rejected, revision = view.rejected, view.replaced_by
+    if rejected is None or revision is None or not view.replacement_is_there:
         return None
     return Cause(
         rejected.verdict.reason,
-        f"Revision {target.hash} runs in place of {rejected.hash}. {brief(rejected.verdict.message)}",
+        f"Revision {revision.hash} runs in place of {rejected.hash}. {brief(rejected.verdict.message)}",
     )
 
 
 def _degraded(view: View, ready: Cause) -> Cause | None:
-    target = None if view.course is None else view.course.target
+    revision = None if view.target is None else view.target.revision
     if ready.reason is Reason.ROLLBACK_FAILED:
         return ready
-    if target is None or view.course is None:
+    if revision is None or view.target is None:
         return None
-    if target.state is State.FALLBACK and view.replacement_is_there:
+    if revision.state is State.FALLBACK and view.replacement_is_there:
         return Cause(
-            Reason.FALLBACK_SERVES, f"Revision {target.hash} answers every request with fixed text (rollback.fallback)."
+            Reason.FALLBACK_SERVES,
+            f"Revision {revision.hash} answers every request with fixed text (rollback.fallback).",
         )
-    if target.state is State.CANDIDATE:
+    if revision.state is State.CANDIDATE:
         return _infrastructure(view)
-    return _good_one_fails(view, target) if target.state is State.GOOD else None
+    return _good_one_fails(view, revision) if revision.state is State.GOOD else None
 
 
 def _infrastructure(view: View) -> Cause | None:
-    last_good = None if view.course is None else view.course.last_good
+    last_good = None if view.target is None else view.target.last_good
     if last_good is None or view.is_up or not good_pods_fail(view.observation, last_good):
         return None
     fault = fault_of(view.observation, last_good.hash)
@@ -263,16 +264,16 @@ def _infrastructure(view: View) -> Cause | None:
     )
 
 
-def _good_one_fails(view: View, target: Revision) -> Cause | None:
+def _good_one_fails(view: View, revision: Revision) -> Cause | None:
     if view.is_up or not view.replicas:
         return None
-    fault = fault_of(view.observation, target.hash)
+    fault = fault_of(view.observation, revision.hash)
     if fault is not None:
         return fault.told
     was = {one.get("type"): one.get("status") for one in view.observation.parent.status.get("conditions", [])}
     if view.counts.get("readyReplicas", 0) or "True" not in (was.get("Available"), was.get("Degraded")):
         return None
-    return Cause(Reason.REPLICAS_UNAVAILABLE, f"Revision {target.hash} was good; now none of its replicas answers.")
+    return Cause(Reason.REPLICAS_UNAVAILABLE, f"Revision {revision.hash} was good; now none of its replicas answers.")
 
 
 def _conditions(view: View) -> list[Manifest]:
@@ -338,7 +339,7 @@ def _serving(view: View) -> Manifest:
 
 def _mode(view: View, revision: str) -> str | None:
     """The mode that the pods of a revision were given: by its record, or by the Deployment if that is lost."""
-    recorded = None if view.course is None else view.course.history.get(revision)
+    recorded = None if view.target is None else view.target.history.get(revision)
     if recorded is not None:
         return _mode_of(recorded.template)
     if view.deployment is not None and names.revision_of(view.deployment) == revision:

@@ -32,7 +32,7 @@ def _obstacle(view: View) -> Cause | None:
 
 def _fetching(view: View) -> Cause | None:
     """The declared revision waits for its model. One that was given up is told as rejected."""
-    if view.course is None or view.course.fetches is None or view.rejected is not None:
+    if view.target is None or view.target.fetches is None or view.rejected is not None:
         return None
     found = view.waits_for or Cause(Reason.MODEL_FETCHING, "The fetch of the model is being started.")
     return found if found.reason in FINE else _with_its_end(view, found)
@@ -45,16 +45,20 @@ def _not_there(view: View) -> Cause | None:
 
 
 def _rejected_and_replaced(view: View) -> Cause | None:
-    rejected, target = view.rejected, view.replaced_by
-    if rejected is None or target is None:
+    rejected, replacement = view.rejected, view.replaced_by
+    if rejected is None or replacement is None:
         return None
-    serves = f"the mock of revision {target.hash}" if target.state is State.FALLBACK else f"revision {target.hash}"
+    serves = (
+        f"the mock of revision {replacement.hash}"
+        if replacement.state is State.FALLBACK
+        else f"revision {replacement.hash}"
+    )
     why = f"Revision {rejected.hash} was rejected: {rejected.verdict.reason}."
     because = f"{TRY_AGAIN}. {rejected.verdict.message}"
     if view.replacement_is_there:
         return Cause(Reason.ROLLED_BACK, f"{why} Now {serves} serves; {because}")
     if view.deployment is not None and has_timed_out(view.deployment):
-        fault = fault_of(view.observation, target.hash)
+        fault = fault_of(view.observation, replacement.hash)
         own_words = "" if fault is None else f" {fault.told.message}"
         return Cause(Reason.ROLLBACK_FAILED, f"{why} But {serves} does not come back either.{own_words}")
     return Cause(Reason.ROLLING_BACK, f"{why} Bringing back {serves}. {rejected.verdict.message}")
@@ -66,9 +70,9 @@ def _rejected_and_kept(view: View) -> Cause | None:
 
 
 def _not_applied(view: View) -> Cause | None:
-    if view.course is None or view.spec is None:
+    if view.target is None or view.spec is None:
         return None
-    if view.course.active == view.course.desired and view.replicas == view.spec.replicas:
+    if view.target.active == view.target.desired and view.replicas == view.spec.replicas:
         return None
     return Cause(Reason.ROLLING_OUT, "The change is being applied.")
 
@@ -86,12 +90,12 @@ def _scaled_to_zero(view: View) -> Cause | None:
 
 
 def _faulty(view: View) -> Cause | None:
-    if view.course is None or view.is_up:
+    if view.target is None or view.is_up:
         return None
-    fault = fault_of(view.observation, view.course.desired)
+    fault = fault_of(view.observation, view.target.desired)
     if fault is None:
         return None
-    serve = ready_pods(view.observation, view.course.desired)
+    serve = ready_pods(view.observation, view.target.desired)
     if fault.is_capacity and serve:
         found = Cause(fault.told.reason, f"{serve} of {view.replicas} replicas serve. {fault.told.message}")
         if view.declared is None or serves_enough(view.observation, view.declared):

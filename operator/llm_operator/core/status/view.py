@@ -13,7 +13,7 @@ from llm_operator.core.names import Manifest
 from llm_operator.core.observation import InvalidSpec, Observation
 from llm_operator.core.revisions.revision import Revision
 from llm_operator.core.revisions.state import State
-from llm_operator.core.revisions.target import RevisionTarget, course, own_deployment
+from llm_operator.core.revisions.target import RevisionTarget, choose_target, own_deployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,12 @@ class View:
     obstacle: Cause | None
     deployment: Manifest | None
     spec: LLMDeploymentSpec | None
-    course: RevisionTarget | None
+    target: RevisionTarget | None
 
     @property
     def declared(self) -> Revision | None:
         """The record of the declared revision."""
-        return None if self.course is None else self.course.history.get(self.course.desired)
+        return None if self.target is None else self.target.history.get(self.target.desired)
 
     @property
     def rejected(self) -> Revision | None:
@@ -39,14 +39,14 @@ class View:
     @property
     def replaced_by(self) -> Revision | None:
         """What runs, or is to run, in place of a rejected revision."""
-        target = None if self.course is None else self.course.target
-        return target if self.rejected is not None and target is not self.rejected else None
+        revision = None if self.target is None else self.target.revision
+        return revision if self.rejected is not None and revision is not self.rejected else None
 
     @property
     def replacement_is_there(self) -> bool:
         """Whether that has arrived."""
-        target, deployment = self.replaced_by, self.deployment
-        return target is not None and names.revision_of(deployment) == target.hash and self.is_up
+        replacement, deployment = self.replaced_by, self.deployment
+        return replacement is not None and names.revision_of(deployment) == replacement.hash and self.is_up
 
     @property
     def waits_for(self) -> Cause | None:
@@ -85,4 +85,4 @@ def view_of(observation: Observation, obstacle: Cause | None) -> View:
     spec = observation.parent.spec
     if isinstance(spec, InvalidSpec):
         return View(observation, obstacle, own_deployment(observation), None, None)
-    return View(observation, obstacle, own_deployment(observation), spec, course(observation, spec))
+    return View(observation, obstacle, own_deployment(observation), spec, choose_target(observation, spec))

@@ -10,7 +10,7 @@ from llm_operator.api.conditions import ConditionType, Reason
 from llm_operator.api.types import LLMDeploymentStatus
 from llm_operator.core import names
 from llm_operator.core.actions import Apply, Create, CreateRevision, Delete, Patch, Plan, SetVerdict
-from llm_operator.core.cached_model import COMMIT_MARK, PATH_MARK, CachedModel, encode, pinned, waits
+from llm_operator.core.cached_model import COMMIT_MARK, PATH_MARK, CachedModel, encode, needs_model, pinned
 from llm_operator.core.children.service import build_service
 from llm_operator.core.model_cache.fetch_actions import HELD_OPEN_SECONDS, LONGEST_PAUSE_SECONDS
 from llm_operator.core.model_cache.fetch_job import NO_POD_SECONDS, may_be_refused
@@ -20,7 +20,7 @@ from llm_operator.core.observation import Observation, Progress
 from llm_operator.core.planner import plan
 from llm_operator.core.revisions.revision import Revision
 from llm_operator.core.revisions.state import State
-from llm_operator.core.revisions.target import course
+from llm_operator.core.revisions.target import choose_target
 from llm_operator.core.status.conditions import build_status, is_news
 from tests.unit.operator.builders import (
     COMMIT,
@@ -125,7 +125,7 @@ def test_a_model_that_is_there_is_pinned_and_only_then_applied() -> None:
     assert verdict.verdict.started_at == NOW, "the servers have all their time"
     (action,) = of_kind(decided, Apply)
     template = action.manifest["spec"]["template"]
-    assert not waits(template)
+    assert not needs_model(template)
     env = {one["name"]: one["value"] for one in template["spec"]["containers"][0]["env"]}
     assert env == {"LLM_MODE": "qwen", "MODEL_PATH": PATH, "HF_HUB_OFFLINE": "1"}
     assert template["metadata"]["annotations"][names.MODEL_COMMIT] == COMMIT
@@ -632,18 +632,18 @@ def test_an_edit_during_a_fetch_leaves_the_first_candidate_running() -> None:
         claim=a_claim(),
         fetch=a_fetch(),
     )
-    goes = course(observation, a_cached_spec())
-    assert goes.target is not None
-    assert (goes.target.hash, goes.fetches) == (first.hash, read(waiting.live))
+    target = choose_target(observation, a_cached_spec())
+    assert target.revision is not None
+    assert (target.revision.hash, target.fetches) == (first.hash, read(waiting.live))
     assert planned(observation).actions == ()
 
 
 def test_marks_are_replaced_wherever_they_stand() -> None:
     template = {"a": [PATH_MARK, {"b": COMMIT_MARK}], "c": 1, "d": f"x{PATH_MARK}"}
     assert pinned(template, MODEL) == {"a": [PATH, {"b": COMMIT}], "c": 1, "d": f"x{PATH_MARK}"}
-    assert waits(template)
-    assert not waits(pinned(template, MODEL))
-    assert not waits({"a": f'"{PATH_MARK}"', "b": f'\\"{COMMIT_MARK}"'}), "one that is quoted is no mark"
+    assert needs_model(template)
+    assert not needs_model(pinned(template, MODEL))
+    assert not needs_model({"a": f'"{PATH_MARK}"', "b": f'\\"{COMMIT_MARK}"'}), "one that is quoted is no mark"
     assert Reason.MODEL_READY
 
 

@@ -18,7 +18,7 @@ from llm_operator.core.planner import plan
 from llm_operator.core.revisions.declaration import Declaration, declaration, says_the_same, terms_in, values_in
 from llm_operator.core.revisions.revision import Revision, name_of
 from llm_operator.core.revisions.state import State
-from llm_operator.core.revisions.target import course
+from llm_operator.core.revisions.target import choose_target
 from tests.unit.operator.builders import (
     SETTINGS,
     a_cached_spec,
@@ -55,7 +55,7 @@ def under(spec: LLMDeploymentSpec, revision: Revision) -> Observation:
 
 def good(spec: LLMDeploymentSpec) -> Revision:
     revision = a_revision(State.GOOD, spec=spec)
-    return read(revision.judged(revision.verdict, PINNED).live) if revision.waits else revision
+    return read(revision.judged(revision.verdict, PINNED).live) if revision.needs_model else revision
 
 
 def edits(observation: Observation) -> list[Any]:
@@ -83,7 +83,7 @@ SPECS: dict[str, dict[str, Any]] = {
 def test_an_upgrade_with_other_defaults_and_new_fields_makes_nothing_a_candidate(fields: dict[str, Any]) -> None:
     revision, spec = good(a_spec(**fields)), read_later(stored(a_spec(**fields)))
     observation = under(spec, revision)
-    assert course(observation, spec).desired == revision.hash
+    assert choose_target(observation, spec).desired == revision.hash
     assert edits(observation) == []
 
 
@@ -95,7 +95,7 @@ def test_an_upgrade_with_other_defaults_and_new_fields_makes_nothing_a_candidate
 )
 def test_after_that_upgrade_an_edit_is_one(fields: dict[str, Any], edit: dict[str, Any]) -> None:
     revision, spec = good(a_spec(**fields)), read_later({**stored(a_spec(**fields)), **edit})
-    assert course(under(spec, revision), spec).desired != revision.hash
+    assert choose_target(under(spec, revision), spec).desired != revision.hash
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_after_that_upgrade_the_new_default_is_another_revision_where_the_old_on
     before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     recorded, spec = good(a_spec(**before)), NextSpec.model_validate({"mode": "mock", **after})
-    name = course(under(spec, recorded), spec).desired
+    name = choose_target(under(spec, recorded), spec).desired
     assert name != recorded.hash
     own = replace(recorded, hash=name, fields=declaration(spec).fields, values=declaration(spec).values)
     assert name_of(declaration(spec), [recorded, own]) == name, "and it finds its own again"
@@ -133,7 +133,7 @@ def test_a_default_that_changes_twice_while_nobody_writes_the_object_makes_no_ca
 
     revision = good(a_spec())
     third = ThirdSpec.model_validate(stored(ThirdSpec.model_validate(stored(a_spec()))))
-    assert course(under(third, revision), third).desired == revision.hash
+    assert choose_target(under(third, revision), third).desired == revision.hash
 
 
 # The first version's records.
@@ -144,9 +144,9 @@ def test_a_default_that_changes_twice_while_nobody_writes_the_object_makes_no_ca
 def test_records_of_the_first_version_are_recognised(one: dict[str, Any], kind: type[LLMDeploymentSpec]) -> None:
     revision = read(one["record"])
     spec = kind.model_validate(one["spec"] if kind is LLMDeploymentSpec else stored(a_spec(**one["spec"])))
-    revision = read(revision.judged(revision.verdict, PINNED).live) if revision.waits else revision
+    revision = read(revision.judged(revision.verdict, PINNED).live) if revision.needs_model else revision
     observation = under(spec, revision)
-    assert course(observation, spec).desired == revision.hash
+    assert choose_target(observation, spec).desired == revision.hash
     assert edits(observation) == []
 
 
@@ -189,7 +189,7 @@ def test_other_terms_for_a_model_that_is_there_change_nothing(terms: dict[str, A
     revision, spec = good(a_cached_spec()), a_cached_spec(model=terms)
     observation = under(spec, revision)
     assert plan(observation, SETTINGS).actions == ()
-    assert course(observation, spec).desired == revision.hash
+    assert choose_target(observation, spec).desired == revision.hash
 
 
 @pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
@@ -202,7 +202,7 @@ def test_terms_are_told_apart(terms: dict[str, Any]) -> None:
 @pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
 def test_without_a_claim_each_pod_is_told_the_terms_of_its_fetch(terms: dict[str, Any]) -> None:
     revision, spec = good(a_spec(mode="qwen")), a_spec(mode="qwen", model=terms)
-    is_the_same = course(under(spec, revision), spec).desired == revision.hash
+    is_the_same = choose_target(under(spec, revision), spec).desired == revision.hash
     assert is_the_same is ("memoryCheck" in terms), "only an init container needs token and mirror"
 
 
@@ -210,21 +210,21 @@ def test_a_model_in_the_image_is_fetched_on_no_terms() -> None:
     revision = good(a_spec(mode="qwen", model={"source": "image"}))
     for terms in TERMS.values():
         spec = a_spec(mode="qwen", model={"source": "image", **terms})
-        assert course(under(spec, revision), spec).desired == revision.hash
+        assert choose_target(under(spec, revision), spec).desired == revision.hash
 
 
 def test_the_model_that_is_meant_is_another_revision_on_any_terms() -> None:
     revision = good(a_cached_spec())
     for model in ({"repository": "a/b"}, {"revision": "v1"}, {"revision": "v1", **TERMS["a mirror"]}):
         spec = a_cached_spec(model=model)
-        assert course(under(spec, revision), spec).desired != revision.hash
+        assert choose_target(under(spec, revision), spec).desired != revision.hash
 
 
 @pytest.mark.parametrize("empty", [{"podAntiAffinity": {}}, {"podAffinity": {}}], ids=str)
 def test_an_empty_rule_is_not_the_same_as_none(empty: dict[str, Any]) -> None:
     some, none = a_spec(affinity=empty), a_spec()
-    assert course(under(none, good(some)), none).desired != good(some).hash
-    assert course(under(some, good(none)), some).desired != good(none).hash
+    assert choose_target(under(none, good(some)), none).desired != good(some).hash
+    assert choose_target(under(some, good(none)), some).desired != good(none).hash
 
 
 # Whatever is written.

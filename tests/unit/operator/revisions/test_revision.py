@@ -130,9 +130,9 @@ def test_of_the_cache_only_its_claim_makes_a_revision_and_only_where_a_model_is_
 def test_a_pinned_model_is_in_the_template_and_not_in_the_data() -> None:
     model = CachedModel("a/b", "c" * 40, "/models/a--b/c", 1, {}, "uid-claim")
     waiting = a_revision(spec=a_cached_spec())
-    assert waiting.waits
+    assert waiting.needs_model
     there = read(waiting.judged(waiting.verdict, model).live)
-    assert not there.waits
+    assert not there.needs_model
     assert there.model == model
     assert "/models/a--b/c" in str(there.template)
     assert there.live["data"] == waiting.live["data"], "it can never change"
