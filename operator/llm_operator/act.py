@@ -21,7 +21,6 @@ from llm_operator.core.actions import (
     Delete,
     DeleteRevision,
     Patch,
-    Plan,
     SetAdmitted,
     SetVerdict,
 )
@@ -30,6 +29,7 @@ from llm_operator.core.diagnosis.messages import detail
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Observation
 from llm_operator.core.ownership import name_taken
+from llm_operator.core.planner import Plan
 from llm_operator.core.status.events import admission_event, events_of
 from llm_operator.kube import BY_KIND, LLMDEPLOYMENTS, NAMESPACE_TERMINATING, ApiError, Kube
 from llm_operator.watch_cache import WatchCache

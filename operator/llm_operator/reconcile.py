@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from llm_operator.act import Actor, Failure, Outcome
 from llm_operator.api.conditions import Cause, Reason
-from llm_operator.core.actions import Action, Apply, Plan, SetVerdict
+from llm_operator.core.actions import Action, Apply, SetVerdict
+from llm_operator.core.derived import Derived
 from llm_operator.core.model_cache.fetch_job import current_fetch
 from llm_operator.core.observation import Admitted, Observation, Settings, Suspicion
-from llm_operator.core.planner import plan
+from llm_operator.core.planner import Plan, plan
 from llm_operator.core.status.conditions import build_status, is_news
 from llm_operator.core.status.hand_edits import HandEdit, hand_edit
 from llm_operator.fetch_log import FetchLogs
@@ -151,16 +152,19 @@ class Reconciler:
             raise outcome.failure.error
         self._failing.pop(key, None)
         pause = self._pause(observation)
-        later = await self._tell(key, outcome)
+        later = await self._tell(key, outcome, decided.derived if outcome.observation is observation else None)
         stuck = outcome.obstacle is not None and outcome.obstacle.reason in FUTILE
         learned = RECORD_SECONDS if _accepted(outcome.observation) != _accepted(observation) else 0.0
         waits = [wait for wait in (pause, later, learned, decided.look_again_after) if wait]
         return Result(retry=stuck and not pause, look_again_after=min(waits, default=None))
 
-    async def _tell(self, key: Key, outcome: Outcome) -> float:
-        """Write the status; seconds to wait if that is put off: what is no news is told once in a while."""
+    async def _tell(self, key: Key, outcome: Outcome, derived: Derived | None = None) -> float:
+        """Write the status; seconds to wait if that is put off: what is no news is told once in a while.
+
+        `derived` is what the plan was made from, if nothing has changed since.
+        """
         old = outcome.observation.parent.status
-        status = build_status(outcome.observation, outcome.obstacle, self._edits.get(key))
+        status = build_status(outcome.observation, outcome.obstacle, self._edits.get(key), derived)
         if status == old:
             return 0.0
         now = time.monotonic()

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from llm_operator.api.conditions import Cause
 from llm_operator.core.names import Manifest
-from llm_operator.core.observation import Accepted, Parent, Suspicion
+from llm_operator.core.observation import Accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,26 +98,3 @@ class Delete:
 
 
 Action = CreateRevision | SetVerdict | SetAdmitted | Adopt | Apply | DeleteRevision | Create | Patch | Delete
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do: actions, in order, and why nothing more can be done (`obstacle`)."""
-
-    actions: tuple[Action, ...] = ()
-    obstacle: Cause | None = None
-    look_again_after: float | None = None
-    suspicion: Suspicion | None = None
-
-    def is_delicate(self, parent: Parent) -> bool:
-        """Whether it must be made from live reads: it condemns a revision, undoes somebody's edit, or makes anew what
-        was there before, and the LLMDeployment may be gone as well.
-        """
-        is_new = "conditions" not in parent.status
-        return any(
-            (isinstance(one, SetVerdict) and one.rejects)
-            or (isinstance(one, Apply) and not (one.live is None and is_new))
-            or (isinstance(one, Create) and not is_new)
-            or isinstance(one, (Adopt, Patch, Delete))
-            for one in self.actions
-        )

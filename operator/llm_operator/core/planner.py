@@ -9,19 +9,20 @@ it is good in revisions/verdict.py, whether its model is there in model_cache/fe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from llm_operator.api.conditions import Cause, Reason
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.actions import (
     Action,
+    Adopt,
     Apply,
     Create,
     CreateRevision,
+    Delete,
     DeleteRevision,
     Patch,
-    Plan,
     SetAdmitted,
     SetVerdict,
 )
@@ -31,9 +32,10 @@ from llm_operator.core.children.deployment import build_deployment
 from llm_operator.core.children.drift import change, compare
 from llm_operator.core.children.rollout import is_rolled_out
 from llm_operator.core.children.service import build_service
+from llm_operator.core.derived import Derived, derive
 from llm_operator.core.model_cache.claim import build_claim, claim_patch
 from llm_operator.core.model_cache.fetch_actions import cancel_unneeded_fetches, fetch_actions, held_open_for
-from llm_operator.core.model_cache.fetch_job import current_fetch
+from llm_operator.core.model_cache.fetch_job import Fetch
 from llm_operator.core.model_cache.fetch_verdict import judge_fetch
 from llm_operator.core.model_cache.known_models import (
     find_cached_model,
@@ -43,7 +45,7 @@ from llm_operator.core.model_cache.known_models import (
 from llm_operator.core.model_cache.memory import too_small
 from llm_operator.core.model_cache.prune import prune_actions
 from llm_operator.core.names import Manifest
-from llm_operator.core.observation import Accepted, InvalidSpec, Observation, Settings, Suspicion
+from llm_operator.core.observation import Accepted, InvalidSpec, Observation, Parent, Settings, Suspicion
 from llm_operator.core.ownership import adoption, is_orphan, name_taken
 from llm_operator.core.revisions.attempts import (
     another_attempt,
@@ -87,6 +89,7 @@ class Situation:
     spec: LLMDeploymentSpec
     settings: Settings
     target: RevisionTarget
+    fetch: Fetch | None
 
     def after(self, step: "Step") -> "Situation":
         """The situation once a step has been carried out."""
@@ -129,6 +132,31 @@ class Step:
 NOTHING = Step()
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do: actions, in order, and why nothing more can be done (`obstacle`)."""
+
+    actions: tuple[Action, ...] = ()
+    obstacle: Cause | None = None
+    look_again_after: float | None = None
+    suspicion: Suspicion | None = None
+    # What was derived from the observation as it was before the actions.
+    derived: Derived | None = field(default=None, compare=False)
+
+    def is_delicate(self, parent: Parent) -> bool:
+        """Whether it must be made from live reads: it condemns a revision, undoes somebody's edit, or makes anew what
+        was there before, and the LLMDeployment may be gone as well.
+        """
+        is_new = "conditions" not in parent.status
+        return any(
+            (isinstance(one, SetVerdict) and one.rejects)
+            or (isinstance(one, Apply) and not (one.live is None and is_new))
+            or (isinstance(one, Create) and not is_new)
+            or isinstance(one, (Adopt, Patch, Delete))
+            for one in self.actions
+        )
+
+
 def plan(observation: Observation, settings: Settings) -> Plan:
     """What to write, in order. Carrying it out and planning again gives an empty plan."""
     parent = observation.parent
@@ -143,7 +171,9 @@ def plan(observation: Observation, settings: Settings) -> Plan:
     obstacle = name_taken(parent, observation.service) or name_taken(parent, observation.deployment)
     if obstacle is not None:
         return Plan(obstacle=obstacle, look_again_after=LOOK_FOR_CONFLICT_SECONDS)
-    return _carry_through(Situation(observation, parent.spec, settings, choose_target(observation, parent.spec)))
+    derived = derive(observation, parent.spec)
+    at = Situation(observation, parent.spec, settings, derived.target, derived.fetch)
+    return replace(_carry_through(at), derived=derived)
 
 
 def _orphans(observation: Observation) -> list[Manifest]:
@@ -228,11 +258,11 @@ def _see_to_the_model(at: Situation, before: Step) -> Step:
     revision = target.fetches
     if revision is None or cache is None:
         return NOTHING
-    fetch = Step(tuple(fetch_actions(observation, at.spec, cache, revision, target.history, at.settings)))
+    fetch = Step(tuple(fetch_actions(observation, at.fetch, at.spec, cache, revision, target.history, at.settings)))
     if before.writes_records:
         # What was just written is judged in the next pass.
         return fetch
-    found = judge_fetch(observation, at.spec, revision, target.history, at.settings)
+    found = judge_fetch(observation, at.fetch, at.spec, revision, target.history, at.settings)
     waits = () if found.look_again_after is None else (found.look_again_after,)
     step = Step(waits=waits, suspicion=found.suspicion)
     if found.model is None and (found.verdict is None or found.verdict.state is not State.REJECTED):
@@ -252,11 +282,11 @@ def _refill_the_claim(at: Situation, before: Step) -> Step:
         return NOTHING
     if not is_in_replaced_claim(revision, observation.claim) or before.sets_verdict:
         return NOTHING
-    fetch, history = current_fetch(observation), at.target.history
+    fetch, history = at.fetch, at.target.history
     if fetch is not None and fetch.model is not None and fetch.model.commit == revision.model.commit:
         return _judge(at, revision, revision.verdict, model=fetch.model)
     spec = pin_to_recorded_commit(at.spec, history, observation.claim)
-    return Step(tuple(fetch_actions(observation, spec, cache, revision, history, at.settings)))
+    return Step(tuple(fetch_actions(observation, fetch, spec, cache, revision, history, at.settings)))
 
 
 def _judge_what_runs(at: Situation, before: Step) -> Step:
@@ -329,8 +359,8 @@ def _cancel_fetches(at: Situation, _: Step) -> Step:
     given_up = declared is not None and declared.state is State.REJECTED and fetches is None
     pinned = declared is not None and declared.model is not None and fetches is None
     is_recorded = pinned or (declared is not None and declared.state is State.REJECTED)
-    actions = cancel_unneeded_fetches(at.observation, given_up=given_up, is_recorded=is_recorded)
-    wait = held_open_for(at.observation) if is_recorded else None
+    actions = cancel_unneeded_fetches(at.observation, at.fetch, given_up=given_up, is_recorded=is_recorded)
+    wait = held_open_for(at.observation, at.fetch) if is_recorded else None
     return Step(tuple(actions), waits=() if wait is None else (wait,))
 
 

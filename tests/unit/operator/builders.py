@@ -9,13 +9,14 @@ from typing import Any
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.api_clock import LONG_AGO
 from llm_operator.core import names
-from llm_operator.core.actions import Apply, Create, CreateRevision, Delete, DeleteRevision, Patch, Plan, SetVerdict
+from llm_operator.core.actions import Apply, Create, CreateRevision, Delete, DeleteRevision, Patch, SetVerdict
 from llm_operator.core.children.deployment import build_deployment
 from llm_operator.core.children.pod_template import build_pod_template
 from llm_operator.core.children.service import build_service
 from llm_operator.core.model_cache.fetch_job import build_fetch, fetch_name
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Observation, Parent, Settings
+from llm_operator.core.planner import Plan
 from llm_operator.core.revisions.declaration import declaration
 from llm_operator.core.revisions.revision import Revision, name_of, new_revision, parse_revision
 from llm_operator.core.revisions.state import State, Verdict

@@ -10,9 +10,9 @@ from pathlib import Path
 from aiohttp import web
 
 from llm_operator.act import Actor, Outcome
-from llm_operator.core.actions import Plan
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Observation
+from llm_operator.core.planner import Plan
 from llm_operator.kube import Kube
 from llm_operator.watch_cache import WatchCache
 from tests.unit.operator.api_server import serve, write_config

@@ -18,7 +18,6 @@ from llm_operator.core.actions import (
     Delete,
     DeleteRevision,
     Patch,
-    Plan,
     SetAdmitted,
     SetVerdict,
 )
@@ -29,6 +28,7 @@ from llm_operator.core.model_cache.fetch_job import build_fetch, fetch_name
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Observation
 from llm_operator.core.ownership import adoption, controls
+from llm_operator.core.planner import Plan
 from llm_operator.core.revisions.state import State
 from llm_operator.kube import CLAIMS, JOBS, ApiError, Kube
 from llm_operator.reconcile import Reconciler

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_operator.api.conditions import Reason
-from llm_operator.core.actions import Apply, Plan
+from llm_operator.core.actions import Apply
 from llm_operator.core.children.service import build_service
 from llm_operator.core.observation import InvalidSpec, Observation
-from llm_operator.core.planner import plan
+from llm_operator.core.planner import Plan, plan
 from llm_operator.core.revisions.state import State
 from llm_operator.core.revisions.target import choose_target
 from llm_operator.observe import parse_spec

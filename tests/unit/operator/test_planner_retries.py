@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.actions import Apply, CreateRevision, Plan, SetVerdict
+from llm_operator.core.actions import Apply, CreateRevision, SetVerdict
 from llm_operator.core.observation import InvalidSpec, Observation, Settings
-from llm_operator.core.planner import NEXT_LOOK_SECONDS, plan
+from llm_operator.core.planner import NEXT_LOOK_SECONDS, Plan, plan
 from llm_operator.core.revisions.history import BUDGET_WINDOW, read_history
 from llm_operator.core.revisions.revision import Revision, next_name
 from llm_operator.core.revisions.state import State, Verdict, decode

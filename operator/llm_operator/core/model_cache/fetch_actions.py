@@ -6,7 +6,7 @@ from llm_operator.api.types import Cache, LLMDeploymentSpec
 from llm_operator.core.actions import Action, Create, Delete, Patch
 from llm_operator.core.live import is_deleting
 from llm_operator.core.model_cache.claim import add_owner, problem, remove_owner
-from llm_operator.core.model_cache.fetch_job import Fetch, build_fetch, current_fetch, fetch_name, lost_its_pod
+from llm_operator.core.model_cache.fetch_job import Fetch, build_fetch, fetch_name, lost_its_pod
 from llm_operator.core.model_cache.job import is_finished
 from llm_operator.core.model_cache.known_models import find_cached_model
 from llm_operator.core.names import Manifest
@@ -25,6 +25,7 @@ LONGEST_PAUSE_SECONDS = 360.0
 
 def fetch_actions(
     observation: Observation,
+    fetch: Fetch | None,
     spec: LLMDeploymentSpec,
     cache: Cache,
     revision: Revision,
@@ -42,7 +43,6 @@ def fetch_actions(
         return [Create(build_fetch(observation.parent, spec, cache, name, settings))]
     if is_deleting(job):
         return []
-    fetch = current_fetch(observation)
     of_an_earlier_try = fetch is not None and fetch.failed and is_older(job, revision.verdict)
     is_due = (again := try_again_at(fetch, revision.verdict)) is not None and observation.now >= again
     if of_an_earlier_try or is_due or lost_its_pod(job, observation.fetch_pods):
@@ -64,14 +64,16 @@ def try_again_at(fetch: Fetch | None, verdict: Verdict) -> datetime | None:
     return fetch.held_since + timedelta(seconds=min(max(HELD_OPEN_SECONDS, lasted), LONGEST_PAUSE_SECONDS))
 
 
-def cancel_unneeded_fetches(observation: Observation, *, given_up: bool, is_recorded: bool) -> list[Action]:
+def cancel_unneeded_fetches(
+    observation: Observation, fetch: Fetch | None, *, given_up: bool, is_recorded: bool
+) -> list[Action]:
     """What has to be written so that models which are not declared, or were `given_up`, are not fetched to their end,
     and that nothing keeps the Job open of a fetch whose result `is_recorded`.
 
     What came so far stays on the volume for a day, and is used if the model is declared or tried again.
     """
     jobs, ours = list(observation.other_fetches), observation.fetch
-    if ours is not None and (given_up or (is_recorded and _is_held_open(observation))):
+    if ours is not None and (given_up or (is_recorded and _is_held_open(observation, fetch))):
         jobs += [ours] if observation.parent.uid in _owners(ours) else []
     actions: list[Action] = []
     for job in jobs:
@@ -82,18 +84,16 @@ def cancel_unneeded_fetches(observation: Observation, *, given_up: bool, is_reco
     return actions
 
 
-def held_open_for(observation: Observation) -> float | None:
+def held_open_for(observation: Observation, fetch: Fetch | None) -> float | None:
     """Seconds until the Job of a fetch that is done is said to be kept open; None where it is not open, or is."""
-    fetch = current_fetch(observation)
     if fetch is None or fetch.held_since is None:
         return None
     left = HELD_OPEN_SECONDS - (observation.now - fetch.held_since).total_seconds()
     return left if left > 0 else None
 
 
-def _is_held_open(observation: Observation) -> bool:
-    fetch = current_fetch(observation)
-    return fetch is not None and fetch.held_since is not None and held_open_for(observation) is None
+def _is_held_open(observation: Observation, fetch: Fetch | None) -> bool:
+    return fetch is not None and fetch.held_since is not None and held_open_for(observation, fetch) is None
 
 
 def _owners(job: Manifest) -> set[str]:

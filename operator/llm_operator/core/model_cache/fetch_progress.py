@@ -7,7 +7,7 @@ from llm_operator.api.types import Cache
 from llm_operator.core import names
 from llm_operator.core.diagnosis.messages import with_note
 from llm_operator.core.model_cache.claim import is_pending, problem
-from llm_operator.core.model_cache.fetch_job import Fetch, current_fetch
+from llm_operator.core.model_cache.fetch_job import Fetch
 from llm_operator.core.observation import Observation
 
 # A try that cannot reach the Hub ends sooner.
@@ -16,11 +16,10 @@ FAILS_WITHIN = timedelta(minutes=10)
 TRIED_AGAIN = "It is tried again."
 
 
-def waiting(observation: Observation, cache: Cache) -> Cause | None:
+def why_not_cached(observation: Observation, fetch: Fetch | None, cache: Cache) -> Cause | None:
     """What to tell of a model that is waited for."""
     claim = observation.claim
     obstacle = problem(cache.claim_name, claim)
-    fetch = current_fetch(observation)
     if obstacle is not None or fetch is None:
         return obstacle
     if is_pending(claim) and fetch.cause.reason is Reason.UNSCHEDULABLE:

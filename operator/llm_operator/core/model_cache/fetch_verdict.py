@@ -17,8 +17,8 @@ from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core.cached_model import CachedModel
 from llm_operator.core.diagnosis.fault import Proof
 from llm_operator.core.model_cache.fetch_actions import is_older, try_again_at
-from llm_operator.core.model_cache.fetch_job import Fetch, current_fetch, pods_of_job
-from llm_operator.core.model_cache.fetch_progress import waiting
+from llm_operator.core.model_cache.fetch_job import Fetch, pods_of_job
+from llm_operator.core.model_cache.fetch_progress import why_not_cached
 from llm_operator.core.model_cache.known_models import find_cached_model
 from llm_operator.core.model_cache.memory import too_small
 from llm_operator.core.observation import Observation, Settings
@@ -43,10 +43,14 @@ UNHEARD_LIMIT = timedelta(days=1)
 
 
 def judge_fetch(
-    observation: Observation, spec: LLMDeploymentSpec, revision: Revision, history: History, settings: Settings
+    observation: Observation,
+    fetch: Fetch | None,
+    spec: LLMDeploymentSpec,
+    revision: Revision,
+    history: History,
+    settings: Settings,
 ) -> Judgement:
     """Judge the model of a revision that waits for it: pinned once it is there, rejected when that is hopeless."""
-    fetch = current_fetch(observation)
     model = find_cached_model(history, spec, observation.claim) or (None if fetch is None else fetch.model)
     if model is not None:
         return _judge_fit(observation, spec, revision, model)
@@ -66,7 +70,7 @@ def judge_fetch(
         return _refused(observation, spec, revision, fetch.cause)
     moved = _moved(observation, spec, verdict)
     if now >= due and moved is None and not _may_be_at_work(observation, verdict, fetch):
-        return _refused(observation, spec, revision, _too_late(observation, spec))
+        return _refused(observation, spec, revision, _too_late(observation, fetch, spec))
     times = (due, proved, try_again_at(fetch, verdict))
     waits = [(when - now).total_seconds() for when in times if when is not None and when > now]
     has_no_pod = observation.fetch is not None and not pods_of_job(observation.fetch, observation.fetch_pods)
@@ -111,13 +115,13 @@ def _may_be_at_work(observation: Observation, verdict: Verdict, fetch: Fetch | N
     return observation.now < verdict.progress_at + UNHEARD_LIMIT
 
 
-def _too_late(observation: Observation, spec: LLMDeploymentSpec) -> Cause:
+def _too_late(observation: Observation, fetch: Fetch | None, spec: LLMDeploymentSpec) -> Cause:
     late = (
         "The model was not fetched: no progress for "
         f"{spec.rollout.progress_deadline_seconds} s (rollout.progressDeadlineSeconds)."
     )
     cache = spec.used_cache
     assert cache is not None, "it waits for a fetch"
-    known = waiting(observation, cache)
+    known = why_not_cached(observation, fetch, cache)
     reason = Reason.PROGRESS_DEADLINE_EXCEEDED if known is None or known.reason in FINE else known.reason
     return Cause(reason, late if known is None else f"{late} {known.message}")

@@ -12,6 +12,7 @@ from typing import get_args
 from llm_operator.api.conditions import Cause, ConditionType, Reason
 from llm_operator.api.types import Mode, Model
 from llm_operator.core import names
+from llm_operator.core.derived import Derived
 from llm_operator.core.diagnosis.messages import brief, says_the_same
 from llm_operator.core.diagnosis.revision_pods import fault_of
 from llm_operator.core.model_cache import prune
@@ -49,13 +50,15 @@ SERVING_SHOWN = 4
 REVERTED_TOLD = timedelta(hours=1)
 
 
-def build_status(observation: Observation, obstacle: Cause | None, edit: HandEdit | None = None) -> Manifest:
+def build_status(
+    observation: Observation, obstacle: Cause | None, edit: HandEdit | None = None, derived: Derived | None = None
+) -> Manifest:
     """The whole status; equal to the stored one when nothing worth telling changed.
 
-    `edit` is what was put back in this pass.
+    `edit` is what was put back in this pass; `derived` what the planner found, if the observation is still the same.
     """
     parent = observation.parent
-    view = view_of(observation, obstacle)
+    view = view_of(observation, obstacle, derived)
     counts = view.counts
     status: Manifest = {
         "observedGeneration": parent.generation,
@@ -131,7 +134,7 @@ def _model_cached(view: View) -> Cause | None:
         if lost is not None:
             return lost
         if is_in_replaced_claim(declared, claim):
-            return view.waits_for or Cause(
+            return view.why_not_cached or Cause(
                 Reason.CLAIM_LOST,
                 f"PersistentVolumeClaim {cache.claim_name} is not the one that the model was fetched into; it is "
                 "fetched again.",
@@ -150,7 +153,7 @@ def _model_cached(view: View) -> Cause | None:
             name = view.spec.wanted_model.repository
             return Cause(Reason.MODEL_READY, f"{name} is in PersistentVolumeClaim {cache.claim_name}.")
         return Cause(rejected.verdict.reason, rejected.verdict.message)
-    return view.waits_for or Cause(Reason.MODEL_FETCHING, "The fetch of the model has not started yet.")
+    return view.why_not_cached or Cause(Reason.MODEL_FETCHING, "The fetch of the model has not started yet.")
 
 
 def _with_the_size(view: View, cached: Cause) -> Cause:

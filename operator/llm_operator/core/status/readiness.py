@@ -34,7 +34,7 @@ def _fetching(view: View) -> Cause | None:
     """The declared revision waits for its model. One that was given up is told as rejected."""
     if view.target is None or view.target.fetches is None or view.rejected is not None:
         return None
-    found = view.waits_for or Cause(Reason.MODEL_FETCHING, "The fetch of the model is being started.")
+    found = view.why_not_cached or Cause(Reason.MODEL_FETCHING, "The fetch of the model is being started.")
     return found if found.reason in FINE else _with_its_end(view, found)
 
 

@@ -7,13 +7,14 @@ from llm_operator.api.conditions import Cause
 from llm_operator.api.types import LLMDeploymentSpec
 from llm_operator.core import names
 from llm_operator.core.children.rollout import is_rolled_out
+from llm_operator.core.derived import Derived, derive
 from llm_operator.core.live import is_deleting, is_ready
-from llm_operator.core.model_cache.fetch_progress import waiting
+from llm_operator.core.model_cache.fetch_progress import why_not_cached
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import InvalidSpec, Observation
 from llm_operator.core.revisions.revision import Revision
 from llm_operator.core.revisions.state import State
-from llm_operator.core.revisions.target import RevisionTarget, choose_target, own_deployment
+from llm_operator.core.revisions.target import RevisionTarget, own_deployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,13 @@ class View:
     deployment: Manifest | None
     spec: LLMDeploymentSpec | None
     target: RevisionTarget | None
+    # Why the declared model is not in the claim yet: what is known of the fetch, or of the claim.
+    why_not_cached: Cause | None = None
 
     @property
     def declared(self) -> Revision | None:
         """The record of the declared revision."""
-        return None if self.target is None else self.target.history.get(self.target.desired)
+        return None if self.target is None else self.target.declared
 
     @property
     def rejected(self) -> Revision | None:
@@ -47,12 +50,6 @@ class View:
         """Whether that has arrived."""
         replacement, deployment = self.replaced_by, self.deployment
         return replacement is not None and names.revision_of(deployment) == replacement.hash and self.is_up
-
-    @property
-    def waits_for(self) -> Cause | None:
-        """What is known of the fetch of the declared model, or of the claim that it goes into."""
-        cache = None if self.spec is None else self.spec.used_cache
-        return None if cache is None else waiting(self.observation, cache)
 
     @property
     def answering(self) -> list[str]:
@@ -80,9 +77,11 @@ class View:
         return self.deployment is not None and is_rolled_out(self.deployment)
 
 
-def view_of(observation: Observation, obstacle: Cause | None) -> View:
-    """The view of an observation, and of why nothing more could be done."""
-    spec = observation.parent.spec
+def view_of(observation: Observation, obstacle: Cause | None, derived: Derived | None = None) -> View:
+    """The view of an observation, and of why nothing more could be done; `derived` from it, if it is known already."""
+    spec, deployment = observation.parent.spec, own_deployment(observation)
     if isinstance(spec, InvalidSpec):
-        return View(observation, obstacle, own_deployment(observation), None, None)
-    return View(observation, obstacle, own_deployment(observation), spec, choose_target(observation, spec))
+        return View(observation, obstacle, deployment, None, None)
+    known = derive(observation, spec) if derived is None else derived
+    missing = None if spec.used_cache is None else why_not_cached(observation, known.fetch, spec.used_cache)
+    return View(observation, obstacle, deployment, spec, known.target, missing)

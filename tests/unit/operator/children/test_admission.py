@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from llm_operator.core import names
-from llm_operator.core.actions import Adopt, Apply, Plan, SetAdmitted, SetVerdict
+from llm_operator.core.actions import Adopt, Apply, SetAdmitted, SetVerdict
 from llm_operator.core.children.admission import decode, encode, learned
 from llm_operator.core.children.drift import ANY, compare
 from llm_operator.core.children.service import build_service
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Admitted, Observation
-from llm_operator.core.planner import plan
+from llm_operator.core.planner import Plan, plan
 from llm_operator.core.revisions.revision import Revision
 from llm_operator.core.revisions.state import State
 from tests.unit.operator.builders import (

@@ -9,7 +9,7 @@ import pytest
 from llm_operator.api.conditions import ConditionType, Reason
 from llm_operator.api.types import LLMDeploymentStatus
 from llm_operator.core import names
-from llm_operator.core.actions import Apply, Create, CreateRevision, Delete, Patch, Plan, SetVerdict
+from llm_operator.core.actions import Apply, Create, CreateRevision, Delete, Patch, SetVerdict
 from llm_operator.core.cached_model import COMMIT_MARK, PATH_MARK, CachedModel, encode, needs_model, pinned
 from llm_operator.core.children.service import build_service
 from llm_operator.core.model_cache.fetch_actions import HELD_OPEN_SECONDS, LONGEST_PAUSE_SECONDS
@@ -17,7 +17,7 @@ from llm_operator.core.model_cache.fetch_job import NO_POD_SECONDS, may_be_refus
 from llm_operator.core.model_cache.fetch_progress import FAILS_WITHIN
 from llm_operator.core.model_cache.fetch_verdict import PROGRESS_SECONDS, UNHEARD_LIMIT
 from llm_operator.core.observation import Observation, Progress
-from llm_operator.core.planner import plan
+from llm_operator.core.planner import Plan, plan
 from llm_operator.core.revisions.revision import Revision
 from llm_operator.core.revisions.state import State
 from llm_operator.core.revisions.target import choose_target
