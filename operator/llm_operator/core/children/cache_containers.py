@@ -25,6 +25,7 @@ FETCH_RESOURCES: Manifest = {
 
 
 def model_variables(spec: LLMDeploymentSpec) -> list[Manifest]:
+    """Which model, as the server's image is told."""
     model = spec.wanted_model
     return [
         {"name": "MODEL_CACHE_DIR", "value": names.MODELS_FOLDER},

@@ -21,10 +21,8 @@ from llm_operator.core.observation import Settings
 
 # Endpoints of a pod that is going away reach every kube-proxy only after a while: keep answering until then.
 PRE_STOP_SECONDS = 5
-
 # preStop, then the server's own drain (25 s by default), then a little slack before SIGKILL.
 GRACE_SECONDS = 45
-
 # Half an hour.
 LEAST_PATIENCE = 900
 

@@ -8,6 +8,7 @@ OURS = frozenset({names.SERVER_CONTAINER, names.FETCH_CONTAINER, names.PRUNE_CON
 
 
 def injected(pod: Manifest, container: Manifest, what: str) -> str:
+    """What to tell of a container that somebody injected."""
     return (
         f"Pod {pod_name(pod)}: container {container['name']} {what}; it is not the LLMDeployment's, an admission "
         "webhook injected it: see to what does (`kubectl get mutatingwebhookconfigurations`)."
@@ -15,6 +16,7 @@ def injected(pod: Manifest, container: Manifest, what: str) -> str:
 
 
 def containers(pod: Manifest) -> list[Manifest]:
+    """What the kubelet says of each container, init containers first."""
     status = pod.get("status", {})
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 
@@ -36,6 +38,7 @@ def last_exit(container: Manifest) -> Manifest | None:
 
 
 def see_logs(pod: Manifest, container: Manifest, *, previous: bool = True) -> str:
+    """Where to read the container's log: of the run that ended (`previous`), or of the one that goes on."""
     several = len(pod["spec"].get("initContainers", [])) + len(pod["spec"]["containers"]) > 1
     which = f" -c {container['name']}" if several else ""
     before = " --previous" if previous else ""
@@ -43,6 +46,7 @@ def see_logs(pod: Manifest, container: Manifest, *, previous: bool = True) -> st
 
 
 def memory_limit(pod: Manifest, container: str) -> str | None:
+    """The container's memory limit as it stands in the manifest; None without one."""
     for one in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]:
         if one["name"] == container:
             limit = one.get("resources", {}).get("limits", {}).get("memory")
@@ -51,4 +55,5 @@ def memory_limit(pod: Manifest, container: str) -> str | None:
 
 
 def pod_name(pod: Manifest) -> str:
+    """The pod's name."""
     return str(pod["metadata"]["name"])

@@ -57,9 +57,7 @@ PULL_TEXTS: dict[Reason, str] = {
 
 # Crashes that are a proof: of a server that gave its reason for giving up, and of one that did not.
 EXPLAINED_CRASHES = 2
-
 UNEXPLAINED_CRASHES = 3
-
 # The server ends with 0 only when told to; the others are the kubelet's SIGKILL and SIGTERM.
 KILLED_BY_PROBE = (0, 137, 143)
 

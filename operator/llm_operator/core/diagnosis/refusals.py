@@ -15,7 +15,6 @@ from llm_operator.core.diagnosis.messages import detail
 from llm_operator.core.names import Manifest
 
 NOT_CREATED = "FailedCreate"
-
 # The reader is told by its own words what "pods "…" is forbidden" and the like would only repeat.
 PREFIX = re.compile(r'^(pods?|Pod) "[^"]*" is (forbidden|invalid): ')
 RANDOM_SUFFIX = r"-[bcdfghjklmnpqrstvwxz2456789]{5}\b"

@@ -49,9 +49,11 @@ def pods_of(observation: Observation, revision: str) -> list[Manifest]:
 
 
 def replica_sets_of(observation: Observation, revision: str) -> list[Manifest]:
+    """The ReplicaSets of one revision."""
     return [one for one in observation.replica_sets if names.revision_of(one) == revision]
 
 
 def waiting_pods(observation: Observation, revision: str) -> list[Manifest]:
+    """The pods of one revision that are to become ready, and are not."""
     pods = pods_of(observation, revision)
     return [pod for pod in pods if not is_deleting(pod) and not has_ended(pod) and not is_ready(pod)]

@@ -18,7 +18,6 @@ from llm_operator.core.revisions.state import State, Verdict
 
 # So long the kubelet has to end a pod whose fetch has ended, before something else is said to keep it open.
 HELD_OPEN_SECONDS = 10.0
-
 # As Kubernetes does between two pods of a Job.
 LONGEST_PAUSE_SECONDS = 360.0
 

@@ -27,7 +27,6 @@ from llm_operator.core.observation import Observation, Parent, Progress, Setting
 
 # A Job has its pod at once, unless that is refused, of which no watch tells.
 NO_POD_SECONDS = 3.0
-
 COMPONENT = "model-fetch"
 # Each pause between two pods is twice as long as the one before, up to six minutes.
 RETRIES = 30

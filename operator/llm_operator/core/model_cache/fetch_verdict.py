@@ -37,7 +37,6 @@ from llm_operator.core.revisions.verdict import (
 
 # Every so often the fetch's log is read.
 PROGRESS_SECONDS = 5.0
-
 # A fetch of which nothing is heard is given up after this, should it fail to end by itself.
 UNHEARD_LIMIT = timedelta(days=1)
 

@@ -17,7 +17,6 @@ from llm_operator.core.times import timestamp
 REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
 
 MESSAGE_LIMIT = 2048
-
 REASON_LENGTH = 128
 
 
@@ -153,6 +152,7 @@ def _text(moment: datetime | None) -> str | None:
 
 
 def parse_time(text: str | None) -> datetime | None:
+    """A time of metav1.Time. Raises ValueError for what is none."""
     return None if text is None else _moment(text)
 
 

@@ -1,9 +1,16 @@
 """Is the revision that runs good, or is it at fault? Pure; called by planner.py.
 
-Success is judged before failure. A proof condemns within seconds, a doubt waits for the deadline, and while
-pods of the good revision fail too, nobody is blamed before twice the deadline. Pods of other revisions,
-old counts and an API server that was away prove nothing. Replicas that lack nothing but room condemn nobody while as
-many serve as served before.
+    what is seen, the first that holds                             verdict
+    ----------------------------------                             -------
+    every replica available for soakSeconds, no old pod left       Good
+    a proof (diagnosis/), for confirm_seconds                      Rejected
+    nothing but room is lacking, and as many serve as before       none, however long it takes
+    the deadline is over, good pods fail too                       none, before twice the deadline
+    the deadline is over                                           Rejected, for the doubt that is known
+    anything else                                                  none yet
+
+Success is judged before failure. Pods of other revisions, old counts, and what was true before the API server was away,
+prove nothing.
 """
 
 from dataclasses import dataclass, replace

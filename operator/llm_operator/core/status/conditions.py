@@ -5,7 +5,6 @@ present, the others only while true, so that kstatus (Flux, Argo CD, Helm) reads
 was rolled back is Stalled, not in progress for ever.
 """
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import get_args
 
@@ -15,9 +14,6 @@ from llm_operator.core import names
 from llm_operator.core.derived import Derived
 from llm_operator.core.diagnosis.messages import brief, says_the_same
 from llm_operator.core.diagnosis.revision_pods import fault_of
-from llm_operator.core.model_cache import prune
-from llm_operator.core.model_cache.claim import not_grown, problem
-from llm_operator.core.model_cache.known_models import is_in_replaced_claim
 from llm_operator.core.names import Manifest
 from llm_operator.core.observation import Observation
 from llm_operator.core.ownership import controls
@@ -25,6 +21,7 @@ from llm_operator.core.revisions.revision import Revision
 from llm_operator.core.revisions.state import State
 from llm_operator.core.revisions.verdict import good_pods_fail
 from llm_operator.core.status.hand_edits import HandEdit
+from llm_operator.core.status.model_cached import cache_status, model_cached, with_the_size
 from llm_operator.core.status.readiness import TRY_AGAIN, readiness
 from llm_operator.core.status.view import View, view_of
 from llm_operator.core.times import timestamp
@@ -68,7 +65,7 @@ def build_status(
         "conditions": _conditions(view),
         **_revisions(view),
     }
-    others = (("model", _model(view)), ("cache", _cache(view)), ("reverted", _reverted(observation, edit)))
+    others = (("model", _model(view)), ("cache", cache_status(view)), ("reverted", _reverted(observation, edit)))
     status |= {key: told for key, told in others if told is not None}
     status |= _serving(view)
     if observation.service is not None and controls(parent, observation.service):
@@ -121,62 +118,6 @@ def _model(view: View) -> Manifest | None:
     model = Model.model_validate(revision.values.get("model", {}))
     commit = {} if revision.model is None else {"commit": revision.model.commit}
     return {"repository": model.repository, "revision": model.revision, **commit}
-
-
-def _model_cached(view: View) -> Cause | None:
-    """Whether the declared model is in the claim, as far as is known."""
-    if view.spec is None or view.spec.used_cache is None or view.target is None:
-        return None
-    cache = view.spec.used_cache
-    declared, claim = view.declared, view.observation.claim
-    if declared is not None and declared.model is not None:
-        lost = problem(cache.claim_name, claim)
-        if lost is not None:
-            return lost
-        if is_in_replaced_claim(declared, claim):
-            return view.why_not_cached or Cause(
-                Reason.CLAIM_LOST,
-                f"PersistentVolumeClaim {cache.claim_name} is not the one that the model was fetched into; it is "
-                "fetched again.",
-            )
-        model, around = declared.model, view.observation.neighbourhood
-        needed = None if around is None else prune.models_to_keep(around, cache)
-        return Cause(
-            Reason.MODEL_READY,
-            f"{model.repository} at {model.commit} is in PersistentVolumeClaim {cache.claim_name}."
-            + (f" Models that nobody needs are kept: {needed}." if isinstance(needed, str) else ""),
-        )
-    rejected = view.rejected
-    if rejected is not None:
-        if rejected.verdict.reason == Reason.MEMORY_LIMIT_TOO_SMALL:
-            # That is known only of a model that is there.
-            name = view.spec.wanted_model.repository
-            return Cause(Reason.MODEL_READY, f"{name} is in PersistentVolumeClaim {cache.claim_name}.")
-        return Cause(rejected.verdict.reason, rejected.verdict.message)
-    return view.why_not_cached or Cause(Reason.MODEL_FETCHING, "The fetch of the model has not started yet.")
-
-
-def _with_the_size(view: View, cached: Cause) -> Cause:
-    cache = None if view.spec is None else view.spec.used_cache
-    words = "" if cache is None else not_grown(cache, view.observation.claim)
-    return replace(cached, message=cached.message + words)
-
-
-def _cache(view: View) -> Manifest | None:
-    """How far the declared model is in the claim."""
-    cached = _model_cached(view)
-    if cached is None:
-        return None
-    if cached.reason is Reason.MODEL_READY:
-        return {"phase": "Ready", "progress": "100%", "percent": 100}
-    if view.rejected is not None:
-        return {"phase": "Failed", "progress": "Failed"}
-    progress = view.observation.fetch_progress
-    phase = "Fetching" if cached.reason is Reason.MODEL_FETCHING else "Pending"
-    if progress is None:
-        return {"phase": phase, "progress": phase}
-    told = {"phase": phase, "progress": f"{progress.percent}%"}
-    return {**told, "bytesDone": progress.done, "bytesTotal": progress.total, "percent": progress.percent}
 
 
 def _revisions(view: View) -> Manifest:
@@ -285,9 +226,9 @@ def _conditions(view: View) -> list[Manifest]:
         ConditionType.READY: (ready.reason in READY, ready),
         ConditionType.AVAILABLE: (available.reason is Reason.SOME_REPLICAS_AVAILABLE, available),
     }
-    cached = _model_cached(view)
+    cached = model_cached(view)
     if cached is not None:
-        told[ConditionType.MODEL_CACHED] = (cached.reason is Reason.MODEL_READY, _with_the_size(view, cached))
+        told[ConditionType.MODEL_CACHED] = (cached.reason is Reason.MODEL_READY, with_the_size(view, cached))
     stalled = _stalled(view, ready)
     others = {
         ConditionType.STALLED: stalled,
