@@ -22,6 +22,21 @@ class ConditionType(StrEnum):
     DEGRADED = "Degraded"
 
 
+CONDITIONS: dict[ConditionType, str] = {
+    ConditionType.READY: "Every replica runs the declared spec and answers. Always present; its reason is the REASON "
+    "column.",
+    ConditionType.AVAILABLE: "At least one replica answers requests, whichever spec it runs. Always present.",
+    ConditionType.RECONCILING: "The operator is bringing the declared spec up. Present only while true.",
+    ConditionType.STALLED: "Nothing but a change by somebody helps; the message says which. Present only while true.",
+    ConditionType.MODEL_CACHED: "Whether the model of the declared revision is in the cache, whole and checked. "
+    "Present where `spec.cache` is used.",
+    ConditionType.ROLLED_BACK: "Another revision runs in place of the declared one, which was rejected for this "
+    "reason. Present only while true.",
+    ConditionType.DEGRADED: "What runs is not as it should be: a good revision fails, a rollback failed, the mock "
+    "stands in, or the infrastructure is suspected. Present only while true.",
+}
+
+
 class Reason(StrEnum):
     """Why a condition has its status, or why a revision was rejected."""
 

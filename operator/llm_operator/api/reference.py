@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from llm_operator.api.conditions import MEANINGS
+from llm_operator.api.conditions import CONDITIONS, MEANINGS
 from llm_operator.api.crd import custom_resource_definition
 from llm_operator.api.types import API_VERSION, KIND
 
@@ -33,7 +33,7 @@ server looks no further, and its words are its own:
 | `Invalid value: "object"` | not the value, but its type: what is wrong with it stands behind |
 """
 
-CONDITIONS = """\
+INTRODUCTION_TO_CONDITIONS = """\
 ## Conditions
 
 They follow the Kubernetes API conventions and kstatus: Flux, Argo CD, Helm and `kubectl wait` read them rightly.
@@ -42,17 +42,9 @@ object before the edit.
 
 | type | meaning |
 |---|---|
-| `Ready` | Every replica runs the declared spec and answers. Always present; its reason is the REASON column. |
-| `Available` | At least one replica answers requests, whichever spec it runs. Always present. |
-| `Reconciling` | The operator is bringing the declared spec up. Present only while true. |
-| `Stalled` | Nothing but a change by somebody helps; the message says which. Present only while true. |
-| `ModelCached` | Whether the model of the declared revision is in the cache, whole and checked. Present where \
-`spec.cache` is used. |
-| `RolledBack` | Another revision runs in place of the declared one, which was rejected for this reason. Present only \
-while true. |
-| `Degraded` | What runs is not as it should be: a good revision fails, a rollback failed, the mock stands in, or the \
-infrastructure is suspected. Present only while true. |
+"""
 
+REASONS = """\
 ## Reasons
 
 | reason | meaning |
@@ -71,7 +63,9 @@ def reference() -> str:
     messages = dict.fromkeys(_rules(schema))
     parts += [f"- {message}.\n" for message in messages]
     parts.append("\n" + REFUSALS)
-    parts.append("\n" + CONDITIONS)
+    parts.append("\n" + INTRODUCTION_TO_CONDITIONS)
+    parts += [f"| `{kind}` | {meaning} |\n" for kind, meaning in CONDITIONS.items()]
+    parts.append("\n" + REASONS)
     parts += [f"| `{reason}` | {meaning} |\n" for reason, meaning in MEANINGS.items()]
     return "".join(parts)
 
