@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from llm_operator.api.types import KIND
 from llm_operator.core import names
@@ -24,14 +24,23 @@ LASTED_SECONDS = 10.0
 OnSetBack = Callable[[Resource, str | None, int], None]
 
 
+class Enqueue(Protocol):
+    """Has an LLMDeployment looked at, soon or after those that cannot wait."""
+
+    def __call__(self, place: Place, /, *, can_wait: bool = False) -> None: ...
+
+
 class Reflector:
-    """Fills the watch cache from lists and events; `enqueue` is told the LLMDeployment of each change in it."""
+    """Fills the watch cache from lists and events; `enqueue` is told the LLMDeployment of each change in it.
+
+    What can wait is a new LLMDeployment, and what nothing but a look at all of them asks for.
+    """
 
     def __init__(
         self,
         kube: Kube,
         watched: WatchCache,
-        enqueue: Callable[[Place], None],
+        enqueue: Enqueue,
         on_event: Callable[[str], None],
         on_set_back: OnSetBack = lambda *_: None,
     ) -> None:
@@ -98,10 +107,12 @@ class Reflector:
             self._watched.put(resource, live, watched=True)
 
     def _tell(self, resource: Resource, live: Manifest, reader: Place | None = None) -> None:
+        # Of one that has no condition yet nothing was told: whoever is under way is finished first.
+        can_wait = resource is LLMDEPLOYMENTS and "conditions" not in live.get("status", {})
         for parent in self._parents(resource, live["metadata"]):
             place = (live["metadata"]["namespace"], parent)
             if place != reader:
-                self._enqueue(place)
+                self._enqueue(place, can_wait=can_wait)
 
     def _parents(self, resource: Resource, metadata: Mapping[str, Any]) -> set[str]:
         """Names of LLMDeployments an object belongs to.
@@ -126,7 +137,7 @@ class Reflector:
         """Have every LLMDeployment of a namespace looked at."""
         for live in self._watched.every(LLMDEPLOYMENTS):
             if namespace in (None, live["metadata"]["namespace"]):
-                self._enqueue((live["metadata"]["namespace"], live["metadata"]["name"]))
+                self._enqueue((live["metadata"]["namespace"], live["metadata"]["name"]), can_wait=True)
 
 
 def _selector(resource: Resource) -> str:

@@ -12,12 +12,15 @@ NOBODY = cast(Kube, None)  # Events are taken without asking anybody.
 
 
 class Told:
-    """A follower, and whom it had looked at."""
+    """A reflector, and whom it had looked at: soon, or when others are done."""
 
     def __init__(self) -> None:
-        self.places: list[tuple[str, str]] = []
+        self.places: dict[tuple[str, str], bool] = {}
         self.watched = WatchCache()
-        self.reflector = Reflector(NOBODY, self.watched, self.places.append, lambda _: None)
+        self.reflector = Reflector(NOBODY, self.watched, self._enqueue, lambda _: None)
+
+    def _enqueue(self, place: tuple[str, str], /, *, can_wait: bool = False) -> None:
+        self.places[place] = can_wait
 
     def by(self, resource: Resource, live: Any, kind: str = "MODIFIED") -> set[str]:
         self.places.clear()
@@ -86,7 +89,7 @@ def test_what_a_look_at_one_finds_new_about_another_has_that_one_looked_at() -> 
     told = Told()
     other = newer(an_llmdeployment("b", replicas=2))
     told.watched.put(LLMDEPLOYMENTS, other)
-    assert told.places == [("clinic", "b")]
+    assert list(told.places) == [("clinic", "b")]
     assert told.by(LLMDEPLOYMENTS, other) == set(), "the event comes too late to be news"
 
 
@@ -96,16 +99,16 @@ def test_who_is_being_looked_at_sees_it_anyway_and_whoever_else_has_a_share_does
     owner = job["metadata"]["ownerReferences"][0]
     job["metadata"]["ownerReferences"] = [{**owner, "name": "one"}, {**owner, "name": "two", "uid": "2"}]
     told.watched.put(JOBS, newer(job), reader=("clinic", "one"))
-    assert told.places == [("clinic", "two")]
+    assert list(told.places) == [("clinic", "two")]
     told.places.clear()
     told.watched.put(JOBS, newer(job, "10"), reader=("clinic", "one"))
-    assert told.places == [], "nothing is new but the version"
+    assert told.places == {}, "nothing is new but the version"
 
 
 def test_a_list_tells_nobody_because_everybody_is_looked_at_after_it() -> None:
     told = Told()
     told.watched.take(LLMDEPLOYMENTS, [newer(an_llmdeployment("a"))])
-    assert told.places == []
+    assert told.places == {}
 
 
 def test_who_loses_an_object_to_another_is_told_too() -> None:
@@ -122,3 +125,23 @@ def test_who_loses_an_object_to_another_is_told_too() -> None:
     job = newer(job, "10")
     job["metadata"]["ownerReferences"] = [{**owner, "name": "heir"}]
     assert told.by(JOBS, job) == {"triage", "heir"}
+
+
+def test_a_new_one_can_wait_and_what_happens_to_its_children_cannot() -> None:
+    told = Told()
+    told.by(LLMDEPLOYMENTS, an_llmdeployment("triage"))
+    assert told.places == {("clinic", "triage"): True}
+    told.by(PODS, a_pod())
+    assert told.places == {("clinic", "triage"): False}
+    under_way = {**an_llmdeployment("triage"), "status": {"conditions": [{"type": "Ready"}]}}
+    under_way["metadata"]["resourceVersion"] = "6"
+    told.by(LLMDEPLOYMENTS, under_way)
+    assert told.places == {("clinic", "triage"): False}, "an edit is not to wait behind new ones"
+
+
+def test_a_look_at_all_of_them_can_wait() -> None:
+    told = Told()
+    told.by(LLMDEPLOYMENTS, {**an_llmdeployment("triage"), "status": {"conditions": [{"type": "Ready"}]}})
+    told.places.clear()
+    told.reflector.enqueue_all(None)
+    assert told.places == {("clinic", "triage"): True}

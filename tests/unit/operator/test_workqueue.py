@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_operator.workqueue import Pace, QueueClosed, WorkQueue
+from llm_operator.workqueue import FAIR_SHARE, Pace, QueueClosed, WorkQueue
 from tests.unit.operator.virtual_time import virtual_time
 
 
@@ -156,3 +156,69 @@ def test_no_addition_is_ever_lost(steps: list[str]) -> None:
         assert not owed
 
     asyncio.run(run())
+
+
+async def taken(queue: WorkQueue[str], number: int) -> list[str]:
+    found = []
+    for _ in range(number):
+        found.append(await queue.get())
+        queue.done(found[-1])
+    return found
+
+
+async def test_who_is_under_way_comes_before_those_that_can_wait() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for number in range(3):
+        queue.add(f"new-{number}", can_wait=True)
+    queue.add("under-way")
+    assert queue.depth() == 4
+    assert await taken(queue, 4) == ["under-way", "new-0", "new-1", "new-2"]
+
+
+async def test_those_that_can_wait_have_their_share_whatever_else_comes() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for number in range(3):
+        queue.add(f"new-{number}", can_wait=True)
+    found = []
+    for _ in range(3 * FAIR_SHARE):
+        queue.add("busy-1")
+        queue.add("busy-2")
+        found += await taken(queue, 1)
+    assert [one for one in found if one.startswith("new")] == ["new-0", "new-1", "new-2"]
+    assert {index % FAIR_SHARE for index, one in enumerate(found) if one.startswith("new")} == {FAIR_SHARE - 1}
+
+
+async def test_a_key_that_can_wait_does_not_any_more_once_something_happens_to_it() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for key in ("a", "b", "c"):
+        queue.add(key, can_wait=True)
+    queue.add("c")
+    queue.add("c", can_wait=True)
+    assert queue.depth() == 3
+    assert await taken(queue, 3) == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize(("added", "can_wait"), [([True], True), ([False, True], False), ([True, False], False)])
+async def test_what_is_added_while_worked_on_waits_only_if_all_of_it_can(added: list[bool], can_wait: bool) -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    await queue.get()
+    for one in added:
+        queue.add("a", can_wait=one)
+    queue.add("b")
+    queue.done("a")
+    queue.add("c")
+    assert await taken(queue, 3) == (["b", "c", "a"] if can_wait else ["b", "a", "c"])
+
+
+@virtual_time
+async def test_the_oldest_is_found_among_both() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a", can_wait=True)
+    await asyncio.sleep(5)
+    queue.add("b")
+    assert queue.oldest_age() == queue.stuck_seconds() == 5
+    assert await queue.get() == "b"
+    await asyncio.sleep(2)
+    assert queue.oldest_age() == 7
+    assert queue.stuck_seconds() == 2, "one was taken just now"
