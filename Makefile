@@ -23,6 +23,8 @@ REINSTALL := --reinstall-package llm-operator
 PYTEST := $(BIN)/pytest --durations=10
 # A process for each processor; more than four want more memory than they save time.
 PARALLEL := -n logical --maxprocesses=4
+# Tests that mostly wait: more of them than processors. Each process has a control plane of its own.
+WAITING := -n 3
 # Decisions without I/O, covered to the last branch.
 PURE_FETCH := failures keep layout ownership plan progress ready retry
 PURE_ENGINE := admission hardware sampling scheduler thinking writer
@@ -93,14 +95,14 @@ unit: $(SETUP) ## Fast tests, no cluster; all decisions are covered to the last 
 .PHONY: integration
 integration: $(SETUP) ## Tests on a real control plane with simulated nodes
 	@echo "==> Integration tests"
-	$(PYTEST) -m integration --ignore=tests/unit
+	$(PYTEST) -m integration --ignore=tests/unit $(WAITING) --dist loadfile --no-loadscope-reorder
 
 .PHONY: e2e
 e2e: $(SETUP) deploy-local ## Tests on a real node: images, operator in a pod, real servers
-	@echo "==> The image that runs a model: 6 GB, some minutes"
-	[ "$$($(CLUSTER) status --provider)" = kwok ] || $(BIN)/python -m tests.e2e.model_image
-	@echo "==> End-to-end tests"
-	KUBECONFIG=$(LOCAL_KUBECONFIG) $(PYTEST) -m e2e --ignore=tests/unit
+	@echo "==> End-to-end tests; meanwhile the image that runs a model is built: 6 GB, some minutes (.local/model-image.log)"
+	@[ "$$($(CLUSTER) status --provider)" = kwok ] || $(BIN)/python -m tests.e2e.model_image >.local/model-image.log 2>&1 & \
+	code=0; KUBECONFIG=$(LOCAL_KUBECONFIG) $(PYTEST) -m e2e --ignore=tests/unit $(WAITING) --dist loadgroup || code=$$?; \
+	wait; [ $$code = 0 ] || { tail -n 20 .local/model-image.log 2>/dev/null; exit $$code; }
 
 .PHONY: bench
 bench: $(SETUP) ## Measure, as ratios to a baseline in the same run: docs/performance.md, docs/model-cache.md

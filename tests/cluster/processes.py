@@ -95,6 +95,8 @@ def end(processes: Iterable[Process], *, grace: float = 0.0) -> None:
         left = _outlasting(left, seconds=grace)
     _signal(left, signal.SIGKILL)
     _outlasting(left, seconds=10)
+    # Those that this process started are its own to bury: a Popen that nobody asked warns at the end.
+    _daemons[:] = [daemon for daemon in _daemons if daemon.poll() is None]
 
 
 def is_alive(process: Process) -> bool:

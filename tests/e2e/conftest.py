@@ -18,6 +18,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mine = [item for item in items if Path(__file__).parent in item.path.parents]
     for item in mine:
         item.add_marker(pytest.mark.e2e)
+    # The image that runs a model is built beside the others, which need none.
+    items.sort(key=lambda item: "model_server" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")

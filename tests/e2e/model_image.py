@@ -1,14 +1,17 @@
 """The server's image with torch, on the node for those tests that run a model: `python -m tests.e2e.model_image`.
 
-Building and loading take minutes, so `make e2e` does it first, where it shows what it does. E2E_MODEL_IMAGE names one
-that the nodes can pull, for clusters other than the local one.
+Building and loading take minutes, so `make e2e` begins with it and runs the tests that need none meanwhile.
+E2E_MODEL_IMAGE names one that the nodes can pull, for clusters other than the local one.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -34,12 +37,23 @@ def model_image(admin: Kubectl) -> str:
         assert "E2E_REQUIRED" not in os.environ, NOT_RUN
         pytest.skip(NOT_RUN)
     name = tagged(MODEL_SERVER)
-    if name not in _on_the_nodes(admin):
-        prepare()
+    with _alone():
+        # Whoever comes first builds it, the others find it.
+        if name not in _on_the_nodes(admin):
+            _prepare()
     return name
 
 
-def prepare() -> None:
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process at a time."""
+    ARCHIVES.mkdir(parents=True, exist_ok=True)
+    with (ARCHIVES / "model-server.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare() -> None:
     """Build it and put it on the local cluster's node."""
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
@@ -64,4 +78,5 @@ def _run(module: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    prepare()
+    with _alone():
+        _prepare()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.conftest import ROOT
@@ -9,6 +10,8 @@ from tests.kubectl import Kubectl, Manifest, condition, eventually, is_ready
 
 OPERATOR = "app.kubernetes.io/component=operator"
 OPERATOR_NAMESPACE = "llm-operator-system"
+# One after the other, while tests of other objects go on: they lose nothing but a few seconds.
+ENDS_THE_OPERATOR = pytest.mark.xdist_group("ends the operator")
 
 
 def of_the_operator(kubectl: Kubectl) -> Kubectl:

@@ -7,7 +7,16 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.e2e import client
-from tests.e2e.steps import OPERATOR, edit, example, of_the_operator, operator_logs, reason, wait_ready
+from tests.e2e.steps import (
+    ENDS_THE_OPERATOR,
+    OPERATOR,
+    edit,
+    example,
+    of_the_operator,
+    operator_logs,
+    reason,
+    wait_ready,
+)
 from tests.kubectl import Kubectl, an_llmdeployment, condition, eventually
 
 CANARY = "CANARY-7f3a9c"
@@ -73,6 +82,7 @@ def test_a_node_that_is_not_there_is_told(kubectl: Kubectl) -> None:
     assert condition(kubectl.get("llmdep", "triage"), "Available")["status"] == "False"
 
 
+@ENDS_THE_OPERATOR
 def test_a_new_operator_pod_restarts_no_server(kubectl: Kubectl) -> None:
     kubectl.apply(example())
     wait_ready(kubectl)

@@ -24,10 +24,15 @@ OPERATOR = "system:serviceaccount:llm-operator-system:llm-operator"
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 
+# The files that take longest, in this order: begun last, they would keep one process busy when the others are done.
+LONG = ("test_kills", "test_api_faults", "test_cache", "test_diagnosis", "test_rbac", "test_admission", "test_restore")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.integration)
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @dataclass(frozen=True)

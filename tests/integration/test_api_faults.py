@@ -18,8 +18,8 @@ import pytest
 
 from tests.integration.conftest import ControlPlane
 from tests.integration.faults import Answer, Before, Call, Drop, DropAnswer, Fault, FaultProxy, running_fault_proxy
+from tests.integration.subject import INSTANCE, REVISION, VERDICT, new_namespace, rollout
 from tests.integration.test_leader import Operator
-from tests.integration.test_rollback import INSTANCE, REVISION, VERDICT, new_namespace, rollout
 from tests.kubectl import Kubectl, Manifest, Refused, an_llmdeployment, condition, eventually, is_ready
 
 SEED = 20_261_125

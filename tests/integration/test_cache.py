@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.integration.conftest import ROOT, ControlPlane
-from tests.integration.test_rollback import entries, is_rolled_back, new_namespace, written_since
+from tests.integration.subject import entries, is_rolled_back, new_namespace, written_since
 from tests.kubectl import Kubectl, Manifest, Refused, an_llmdeployment, condition, eventually, is_ready
 
 FETCH = "llm.carepath.ai/fetch"

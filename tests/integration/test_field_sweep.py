@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.integration.conftest import ROOT, ControlPlane, running_operator
-from tests.integration.test_rollback import REVISION, new_namespace, rollout
+from tests.integration.subject import REVISION, new_namespace, rollout
 from tests.kubectl import Kubectl, Manifest, an_llmdeployment, eventually
 
 Schema = dict[str, Any]

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from tests.integration.conftest import OPERATOR, ROOT, ControlPlane, running_operator
+from tests.integration.subject import INSTANCE, entries, is_rolled_back, new_namespace
+from tests.integration.subject import says as told
 from tests.integration.test_cache import a_volume, release
-from tests.integration.test_rollback import INSTANCE, entries, is_rolled_back, new_namespace
-from tests.integration.test_rollback import says as told
 from tests.kubectl import Kubectl, Manifest, an_llmdeployment, condition, eventually, is_ready
 
 REVISION = "llm.carepath.ai/revision"

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster import processes
 from tests.integration.conftest import ControlPlane, install, running_operator, started_control_plane
-from tests.integration.test_rollback import new_namespace, rollout
+from tests.integration.subject import new_namespace, rollout
 from tests.kubectl import Kubectl, an_llmdeployment, eventually, is_ready
 
 # In this order they start.
