@@ -6,9 +6,9 @@ import signal
 import sys
 
 from inference_server import __version__
-from inference_server.failure import DEFAULT_TERMINATION_LOG_PATH, ExitCode
 from inference_server.fetch.failures import EXIT_CODES, FetchReason
-from inference_server.memory_note import MemoryNote
+from inference_server.oom_note import OomNote
+from inference_server.termination import DEFAULT_TERMINATION_LOG_PATH, ExitCode
 
 _REMEDY = (
     "In a clone: make setup, then .venv/bin/python -m inference_server. Elsewhere: pip install 'llm-operator[server]'."
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     # A server that was asked to stop has done so; a fetch or prune that was has not.
     stopped = EXIT_CODES[FetchReason.FETCH_INTERRUPTED] if command != "serve" else ExitCode.OK
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(stopped))
-    note = MemoryNote(os.environ.get("TERMINATION_LOG_PATH") or DEFAULT_TERMINATION_LOG_PATH)
+    note = OomNote(os.environ.get("TERMINATION_LOG_PATH") or DEFAULT_TERMINATION_LOG_PATH)
     try:
         note.start()
         if command == "fetch":

@@ -11,30 +11,32 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from inference_server import __version__
-from inference_server.api import problems
+from inference_server.api import errors
 from inference_server.api.answering import Answering
 from inference_server.api.chat import add_chat
 from inference_server.api.chat_schemas import ChatMessage, ChatRequest, StreamOptions, TemplateWishes, TextPart
 from inference_server.api.config import ApiConfig
 from inference_server.api.docs_page import DOCS_PATH, add_docs_page
-from inference_server.api.error_bodies import OPENAI_PREFIX
+from inference_server.api.errors import OPENAI_PREFIX
+from inference_server.api.middleware import (
+    OPEN_PATHS,
+    AccessLog,
+    BodyLimit,
+    CloseOnDrain,
+    Framing,
+    RequestIds,
+    RequireKey,
+    UnhandledErrors,
+)
 from inference_server.api.models import add_models
 from inference_server.api.operations import ROUTINE_ROUTES, add_operations
 from inference_server.api.schemas import TriageRequest
 from inference_server.api.triage import add_triage
-from inference_server.generations import Generations, Limits
 from inference_server.lifecycle import Lifecycle
-from inference_server.logs import log_loop_error
-from inference_server.metrics import Metrics
-from inference_server.middleware.body_limit import BodyLimit
-from inference_server.middleware.failures import Failures
-from inference_server.middleware.framing import Framing
-from inference_server.middleware.hang_up import HangUp
-from inference_server.middleware.keys import OPEN_PATHS, RequireKey
-from inference_server.middleware.records import Records
-from inference_server.middleware.request_ids import RequestIds
-from inference_server.middleware.traces import Traces
-from inference_server.tracing import NoTracer, Tracer
+from inference_server.telemetry.logs import log_loop_error
+from inference_server.telemetry.metrics import Metrics
+from inference_server.telemetry.tracing import ContinuesTheTrace, Tracing
+from inference_server.tracked_engine import Limits, TrackedEngine
 
 # FastAPI's own telemetry would put exception messages, and so patient text, into log records.
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -44,9 +46,9 @@ _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fa
 _BODIES = (TriageRequest, ChatRequest, ChatMessage, TextPart, StreamOptions, TemplateWishes)
 
 
-def create_app(lifecycle: Lifecycle, config: ApiConfig, tracer: Tracer | None = None) -> FastAPI:
+def create_app(lifecycle: Lifecycle, config: ApiConfig, tracing: Tracing | None = None) -> FastAPI:
     """The ASGI application. Its lifespan loads the lifecycle's engine in the background and closes it."""
-    tracer = tracer or NoTracer()
+    tracing = tracing or Tracing()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -54,12 +56,12 @@ def create_app(lifecycle: Lifecycle, config: ApiConfig, tracer: Tracer | None = 
         lifecycle.start()
         yield
         await lifecycle.stop()
-        await asyncio.to_thread(tracer.close)
+        await asyncio.to_thread(tracing.close)
 
     metrics = Metrics(lifecycle)
     limits = Limits(config.engine_patience_seconds, config.max_new_tokens, config.thinking_budget)
-    generations = Generations(lifecycle, metrics.generations, tracer, limits)
-    answering = Answering(lifecycle, generations, config)
+    engine = TrackedEngine(lifecycle, metrics.generations, tracing, limits)
+    answering = Answering(lifecycle, engine, config)
     app = FastAPI(
         title="llm-operator inference server",
         version=__version__,
@@ -78,18 +80,18 @@ def create_app(lifecycle: Lifecycle, config: ApiConfig, tracer: Tracer | None = 
     add_models(app, lifecycle)
     add_operations(app, lifecycle, metrics)
     add_docs_page(app)
-    problems.install(app, known_fields={name for body in _BODIES for name in body.model_fields})
+    errors.install(app, known_fields={name for body in _BODIES for name in body.model_fields})
     schema = _corrected(app.openapi(), asks_for_key=bool(config.keys))
     # Named even where an answer is given before routing; a path with parameters is not.
     routes = {*schema["paths"], *filter(None, (DOCS_PATH, app.openapi_url))}
     app.user_middleware = [
         Middleware(RequestIds),
-        Middleware(Records, metrics=metrics, routes=routes, routine=ROUTINE_ROUTES),
-        Middleware(HangUp, lifecycle=lifecycle),
+        Middleware(AccessLog, metrics=metrics, routes=routes, routine=ROUTINE_ROUTES),
+        Middleware(CloseOnDrain, lifecycle=lifecycle),
         *_cors(config.cors_allow_origins),
         *([Middleware(RequireKey, keys=config.keys)] if config.keys else []),
-        *([] if isinstance(tracer, NoTracer) else [Middleware(Traces, tracer=tracer)]),
-        Middleware(Failures),
+        *([Middleware(ContinuesTheTrace)] if tracing.exports else []),
+        Middleware(UnhandledErrors),
         Middleware(Framing),
         Middleware(BodyLimit, max_bytes=config.max_body_bytes),
     ]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from inference_server.engine.protocol import Engine
-from inference_server.failure import ExitCode, StartupError
+from inference_server.termination import ExitCode, StartupError
 
 logger = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ from typing import Literal, TypeVar
 
 from inference_server.engine.qwen.host import QwenEngine
 from inference_server.engine.qwen.wire import EngineConfig
-from inference_server.failure import ExitCode, StartupError
 from inference_server.fetch.display import choose_display
 from inference_server.fetch.fetcher import fetch
 from inference_server.fetch.layout import READY_FILE, ModelFolder, is_commit
 from inference_server.fetch.ready import damage, parse_ready
 from inference_server.fetch.settings import load_fetch_settings
 from inference_server.fetch.staging import file_sizes, look, read_reference
-from inference_server.prompt import system_prompt
 from inference_server.settings import Settings, load_settings, require_model
+from inference_server.termination import ExitCode, StartupError
+from inference_server.triage.prompt import system_prompt
 
 ChoiceT = TypeVar("ChoiceT", bound=str)
 

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 from inference_server.engine.protocol import Mode
-from inference_server.failure import ExitCode, StartupError
+from inference_server.termination import ExitCode, StartupError
 
 MODES: dict[str, Mode] = {"mock": "mock", "qwen": "qwen", "Qwen3-4B-Thinking-2507": "qwen"}
 

@@ -14,19 +14,19 @@ from inference_server.connections import ACCEPTED_TOGETHER, bounded, most_connec
 from inference_server.draining import BACKLOG, DrainingServer
 from inference_server.engine.mock import MockEngine
 from inference_server.engine.protocol import Engine
-from inference_server.failure import ExitCode, StartupError, report
 from inference_server.lifecycle import Lifecycle
-from inference_server.logs import configure_logging
-from inference_server.memory_note import MemoryNote
 from inference_server.model_manager import qwen_engine
 from inference_server.modes import canonical_mode
+from inference_server.oom_note import OomNote
 from inference_server.settings import Settings, load_settings, termination_log_path
-from inference_server.tracing import choose_tracer
+from inference_server.telemetry.logs import configure_logging
+from inference_server.telemetry.tracing import choose_tracing
+from inference_server.termination import ExitCode, StartupError, report
 
 logger = logging.getLogger(__name__)
 
 
-def run(note: MemoryNote, choose: Callable[[Settings], Engine] | None = None) -> int:
+def run(note: OomNote, choose: Callable[[Settings], Engine] | None = None) -> int:
     """Serve until a signal or a failure ends it. `choose`: the engine, where it is not that of the settings."""
     configure_logging("INFO")
     try:
@@ -47,7 +47,7 @@ def choose_engine(settings: Settings) -> Engine:
     return qwen_engine(settings)
 
 
-def serve_until_stopped(settings: Settings, engine: Engine, note: MemoryNote | None = None) -> None:
+def serve_until_stopped(settings: Settings, engine: Engine, note: OomNote | None = None) -> None:
     """Raises StartupError when the address cannot be used or the engine fails."""
     listener = listen(settings.listen_host, settings.listen_port)
     host, port = listener.getsockname()[:2]
@@ -60,7 +60,7 @@ def serve_until_stopped(settings: Settings, engine: Engine, note: MemoryNote | N
     )
     if note is not None:
         note.is_serving = lambda: lifecycle.started
-    app = create_app(lifecycle, api_config(settings), choose_tracer())
+    app = create_app(lifecycle, api_config(settings), choose_tracing())
     server = DrainingServer(
         uvicorn_config(
             app,

@@ -11,9 +11,9 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from inference_server.engine.protocol import MAX_TEMPERATURE, MAX_TOKENS
-from inference_server.failure import DEFAULT_TERMINATION_LOG_PATH, ExitCode, StartupError
 from inference_server.fetch.layout import READY_FILE
 from inference_server.modes import canonical_mode, require_supported
+from inference_server.termination import DEFAULT_TERMINATION_LOG_PATH, ExitCode, StartupError
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 MANUAL = "docs/inference-server.md"

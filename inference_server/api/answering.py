@@ -10,15 +10,14 @@ from typing import Protocol
 
 from starlette.requests import Request
 
+from inference_server.api.cancellation import CancelOnDisconnect
 from inference_server.api.config import ApiConfig
-from inference_server.api.connected import Connected
-from inference_server.api.error_bodies import ProblemError
-from inference_server.api.refusals import EXPECTED, internal_error, refusal, shutting_down
+from inference_server.api.errors import EXPECTED, ProblemError, internal_error, refusal, shutting_down
 from inference_server.api.sse import EventStream
 from inference_server.engine.answer import Answer, collect
 from inference_server.engine.protocol import Event, GenerationFailed, GenerationRequest
-from inference_server.generations import Generations
 from inference_server.lifecycle import Lifecycle
+from inference_server.tracked_engine import TrackedEngine
 
 logger = logging.getLogger(__name__)
 
@@ -32,29 +31,29 @@ class Encoder(Protocol):
 
 
 class Answering:
-    def __init__(self, lifecycle: Lifecycle, generations: Generations, config: ApiConfig) -> None:
+    def __init__(self, lifecycle: Lifecycle, engine: TrackedEngine, config: ApiConfig) -> None:
         self.lifecycle = lifecycle
         self.config = config
-        self._generations = generations
+        self._engine = engine
 
     def deadline(self, asked: float | None) -> float:
         longest = self.config.request_timeout_seconds
         return longest if asked is None else min(asked, longest)
 
-    async def whole(self, generation: GenerationRequest, request: Request) -> Answer:
+    async def complete(self, generation: GenerationRequest, request: Request) -> Answer:
         """Raises ProblemError for everything that can be foreseen."""
         try:
-            async with Connected(request.receive, self.lifecycle):
-                answer = await collect(self._generations, generation)
+            async with CancelOnDisconnect(request.receive, self.lifecycle):
+                answer = await collect(self._engine, generation)
         except EXPECTED as error:
             raise self._explained(error) from None
         return answer
 
     async def stream(self, generation: GenerationRequest, request: Request, encoder: Encoder) -> EventStream:
         """A request that is refused still gets its own status: the stream begins once the engine has taken it."""
-        events = self._generations.submit(generation)
+        events = self._engine.submit(generation)
         try:
-            async with Connected(request.receive, self.lifecycle):
+            async with CancelOnDisconnect(request.receive, self.lifecycle):
                 first = await anext(events)
         except EXPECTED as error:
             raise self._explained(error) from None

@@ -18,7 +18,7 @@ from inference_server.api.chat_schemas import (
     ChatUsageDetails,
     refused_field,
 )
-from inference_server.api.error_bodies import ProblemError, openai_error
+from inference_server.api.errors import ProblemError, openai_error
 from inference_server.api.models import require_model
 from inference_server.api.schemas import MAX_SEED, openai_responses
 from inference_server.api.sse import NOT_KEPT, frame, streamed
@@ -35,8 +35,8 @@ from inference_server.engine.protocol import (
     TextDelta,
     Usage,
 )
-from inference_server.logs import request_id_var
-from inference_server.prompt import with_system_prompt
+from inference_server.telemetry.logs import request_id_var
+from inference_server.triage.prompt import with_system_prompt
 
 _STREAM = "With `stream`: chunks as OpenAI sends them (`chat.completion.chunk`), then `[DONE]`."
 
@@ -58,7 +58,7 @@ def add_chat(app: FastAPI, answering: Answering) -> None:
         if body.stream:
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             return await answering.stream(generation, request, _ChatChunks(info, generation.request_id, usage))
-        answer = await answering.whole(generation, request)
+        answer = await answering.complete(generation, request)
         unset = None if body.include_reasoning else {"choices": {0: {"message": {"reasoning_content"}}}}
         completion = _completion(answer, info, generation.request_id)
         return Response(completion.model_dump_json(exclude=unset), media_type="application/json", headers=NOT_KEPT)

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from inference_server.api.schemas import MAX_SEED, Budget, Share, Temperature, TimeoutSeconds, Tokens, Truth
+from inference_server.api.schemas import MAX_SEED, Budget, Probability, Temperature, TimeoutSeconds, Tokens
 from inference_server.api.well_formed import require_well_formed
 from inference_server.engine.protocol import MAX_TOKENS, FinishReason, Mode
 
@@ -57,8 +57,8 @@ class TemplateWishes(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    enable_thinking: Truth | None = Field(default=None, description="Whether to reason first.", examples=[False])
-    thinking: Truth | None = Field(default=None, description="The same, by another name.", examples=[None])
+    enable_thinking: StrictBool | None = Field(default=None, description="Whether to reason first.", examples=[False])
+    thinking: StrictBool | None = Field(default=None, description="The same, by another name.", examples=[None])
 
     @property
     def forbids_thinking(self) -> bool:
@@ -70,7 +70,7 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    include_usage: Truth | None = Field(
+    include_usage: StrictBool | None = Field(
         default=None, description="Send the token counts in a last chunk of their own.", examples=[True]
     )
 
@@ -90,7 +90,7 @@ class ChatRequest(BaseModel):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] = Field(
         repr=False, description="The conversation.", examples=[[{"role": "user", "content": "I feel dizzy."}]]
     )
-    stream: Truth | None = Field(default=None, description="Send the answer as it is written.", examples=[False])
+    stream: StrictBool | None = Field(default=None, description="Send the answer as it is written.", examples=[False])
     stream_options: StreamOptions | None = Field(
         default=None, description="How a stream is sent.", examples=[{"include_usage": True}]
     )
@@ -101,7 +101,7 @@ class ChatRequest(BaseModel):
         default=None, description="The older name of max_completion_tokens, which wins.", examples=[512]
     )
     temperature: Temperature | None = Field(default=None, description="0: always the likeliest token.", examples=[0.6])
-    top_p: Share | None = Field(
+    top_p: Probability | None = Field(
         default=None, description="Draw from the likeliest tokens that have this share together.", examples=[0.95]
     )
     top_k: Budget | None = Field(
@@ -125,7 +125,7 @@ class ChatRequest(BaseModel):
     thinking_budget: Budget | None = Field(
         default=None, description="Most tokens of reasoning before the answer. Not OpenAI's.", examples=[352]
     )
-    include_reasoning: Truth | None = Field(
+    include_reasoning: StrictBool | None = Field(
         default=None, description="Send the reasoning as `reasoning_content`. Not OpenAI's.", examples=[False]
     )
     timeout_seconds: TimeoutSeconds | None = Field(

@@ -5,7 +5,7 @@ import time
 from fastapi import FastAPI
 
 from inference_server.api.chat_schemas import ModelCard, ModelDetails, ModelList
-from inference_server.api.error_bodies import ProblemError
+from inference_server.api.errors import ProblemError
 from inference_server.api.schemas import openai_responses
 from inference_server.engine.protocol import EngineInfo
 from inference_server.lifecycle import Lifecycle

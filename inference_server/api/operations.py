@@ -4,10 +4,10 @@ from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from inference_server import __version__
-from inference_server.api.error_bodies import ProblemError
+from inference_server.api.errors import ProblemError
 from inference_server.api.schemas import ProbeStatus, ServiceInfo, problem_responses
 from inference_server.lifecycle import Lifecycle, Phase
-from inference_server.metrics import Metrics
+from inference_server.telemetry.metrics import Metrics
 
 # Asked every few seconds for ever: logged at DEBUG only.
 ROUTINE_ROUTES = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, model_validator
 
 from inference_server.api.well_formed import require_well_formed
 from inference_server.engine.protocol import MAX_TEMPERATURE, MAX_TOKENS, FinishReason, Mode
@@ -16,9 +16,8 @@ MAX_TIMEOUT_SECONDS = 3600
 Tokens = Annotated[int, Field(strict=True, ge=1, le=MAX_TOKENS)]
 Budget = Annotated[int, Field(strict=True, ge=0, le=MAX_TOKENS)]
 Temperature = Annotated[float, Field(strict=True, ge=0, le=MAX_TEMPERATURE)]
-Share = Annotated[float, Field(strict=True, gt=0, le=1)]
+Probability = Annotated[float, Field(strict=True, gt=0, le=1)]
 TimeoutSeconds = Annotated[float, Field(strict=True, gt=0, le=MAX_TIMEOUT_SECONDS)]
-Truth = Annotated[bool, Field(strict=True)]
 
 
 class TriageRequest(BaseModel):
@@ -38,7 +37,7 @@ class TriageRequest(BaseModel):
         description="The question, in plain words. It reaches the model and nothing else.",
         examples=["What are my current medications?"],
     )
-    stream: Truth = Field(
+    stream: StrictBool = Field(
         default=False, description="Send the answer as it is written, as server-sent events.", examples=[False]
     )
     max_new_tokens: Tokens | None = Field(
@@ -47,7 +46,7 @@ class TriageRequest(BaseModel):
     temperature: Temperature | None = Field(
         default=None, description="0: always the likeliest token; the higher, the more varied.", examples=[0.6]
     )
-    top_p: Share | None = Field(
+    top_p: Probability | None = Field(
         default=None, description="Draw from the likeliest tokens that have this share together.", examples=[0.95]
     )
     seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | None = Field(
@@ -56,7 +55,7 @@ class TriageRequest(BaseModel):
     thinking_budget: Budget | None = Field(
         default=None, description="Most tokens of reasoning before the answer; then it is closed.", examples=[352]
     )
-    include_reasoning: Truth = Field(
+    include_reasoning: StrictBool = Field(
         default=False, description="Send the model's reasoning too. It is no advice.", examples=[False]
     )
     timeout_seconds: TimeoutSeconds | None = Field(

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from inference_server.api.connected import Aborted, Connected, Disconnected
+from inference_server.api.cancellation import Aborted, CancelOnDisconnect, Disconnected
 from inference_server.lifecycle import Lifecycle
 
 # Set in the scope of a request whose client left its stream; read by the middleware that counts.
@@ -90,7 +90,7 @@ class EventStream(Response):
             if loop.time() - last >= self._ping_seconds:
                 await send({"type": "http.response.body", "body": _PING, "more_body": True})
 
-        async with Connected(receive, self._lifecycle, ping=ping, ping_seconds=self._ping_seconds):
+        async with CancelOnDisconnect(receive, self._lifecycle, ping=ping, ping_seconds=self._ping_seconds):
             async for piece in self._frames:
                 if piece:
                     last = loop.time()

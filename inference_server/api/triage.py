@@ -7,8 +7,7 @@ from starlette.responses import Response
 
 from inference_server.api.answering import Answering
 from inference_server.api.config import ApiConfig
-from inference_server.api.error_bodies import ProblemError, problem
-from inference_server.api.safe_text import CUT_TEXT
+from inference_server.api.errors import ProblemError, problem
 from inference_server.api.schemas import TriageRequest, TriageResponse, UsageBody, problem_responses
 from inference_server.api.sse import NOT_KEPT, frame, streamed
 from inference_server.engine.protocol import (
@@ -22,8 +21,9 @@ from inference_server.engine.protocol import (
     TextDelta,
     Usage,
 )
-from inference_server.logs import request_id_var
-from inference_server.prompt import with_system_prompt
+from inference_server.telemetry.logs import request_id_var
+from inference_server.triage.prompt import with_system_prompt
+from inference_server.triage.safe_text import CUT_TEXT
 
 _STREAM = (
     "With `stream`: events `delta` and `reasoning` ({text}), then one `done` (the fields of the JSON answer, without "
@@ -44,7 +44,7 @@ def add_triage(app: FastAPI, answering: Answering) -> None:
         info = answering.lifecycle.engine.info
         if body.stream:
             return await answering.stream(generation, request, _TriageEvents(info, generation.request_id))
-        answer = await answering.whole(generation, request)
+        answer = await answering.complete(generation, request)
         end = Finished(answer.finish_reason, answer.usage, answer.thinking_truncated)
         reply = TriageResponse(
             response=answer.text + _note(end),

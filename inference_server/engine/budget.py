@@ -1,6 +1,6 @@
 """How much of an answer may be reasoning, by tokens and by time, so that there is an answer.
 
-Pure; asked by `generations` for every request, whatever engine answers.
+Pure; asked by `tracked_engine` for every request, whatever engine answers.
 """
 
 from inference_server.engine.protocol import MAX_TOKENS, EngineInfo, EngineStats

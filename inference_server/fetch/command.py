@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from inference_server.failure import ExitCode, StartupError, leave_last_words, write_termination_log
 from inference_server.fetch.display import Display, choose_display
 from inference_server.fetch.failures import FetchError, FetchReason, interrupted
 from inference_server.fetch.fetcher import fetch
 from inference_server.fetch.prune import prune
 from inference_server.fetch.ready import ready_record
 from inference_server.fetch.settings import load_fetch_settings, load_prune_order
-from inference_server.logs import configure_logging
-from inference_server.memory_note import MemoryNote
 from inference_server.modes import canonical_mode, require_supported
+from inference_server.oom_note import OomNote
 from inference_server.settings import termination_log_path
+from inference_server.telemetry.logs import configure_logging
+from inference_server.termination import ExitCode, StartupError, leave_last_words, write_termination_log
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 Work = Callable[[], dict[str, Any]]
 
 
-def run(note: MemoryNote) -> int:
+def run(note: OomNote) -> int:
     """Bring the model of the settings into the cache, and return the exit code."""
     return _run(note, _begin_fetch)
 
 
-def run_prune(note: MemoryNote) -> int:
+def run_prune(note: OomNote) -> int:
     """Delete what is not to be kept from the cache, and return the exit code."""
     return _run(note, _begin_prune)
 
@@ -62,7 +62,7 @@ def _begin_prune() -> tuple[Display, Work]:
     return display, work
 
 
-def _run(note: MemoryNote, begin: Callable[[], tuple[Display, Work]]) -> int:
+def _run(note: OomNote, begin: Callable[[], tuple[Display, Work]]) -> int:
     # Always: the lines of progress are read by programs.
     configure_logging("INFO")
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -83,7 +83,7 @@ def _run(note: MemoryNote, begin: Callable[[], tuple[Display, Work]]) -> int:
     return ExitCode.OK
 
 
-def _fail(error: StartupError, display: Display, note: MemoryNote) -> int:
+def _fail(error: StartupError, display: Display, note: OomNote) -> int:
     note.stop()
     display.failed(error)
     write_termination_log(error, termination_log_path())

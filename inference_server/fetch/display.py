@@ -10,13 +10,13 @@ import shutil
 import time
 from typing import Any, Protocol, TextIO
 
-from inference_server.failure import StartupError
 from inference_server.fetch.failures import FetchError
 from inference_server.fetch.ownership import Owner
 from inference_server.fetch.plan import Plan
 from inference_server.fetch.progress import Snapshot, bar
 from inference_server.fetch.progress import size as in_words
 from inference_server.fetch.ready import Ready
+from inference_server.termination import StartupError
 
 logger = logging.getLogger("inference_server.fetch")
 

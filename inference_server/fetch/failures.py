@@ -11,7 +11,7 @@ from enum import StrEnum
 from urllib.parse import urlsplit
 
 from inference_server.engine.qwen.shape import REMEDY
-from inference_server.failure import StartupError
+from inference_server.termination import StartupError
 
 
 class FetchReason(StrEnum):

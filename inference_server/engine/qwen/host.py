@@ -36,7 +36,7 @@ from inference_server.engine.protocol import (
 from inference_server.engine.qwen import wire
 from inference_server.engine.qwen.admission import retry_after, seconds_until_start
 from inference_server.engine.qwen.hardware import child_environment
-from inference_server.failure import ExitCode, StartupError
+from inference_server.termination import ExitCode, StartupError
 
 logger = logging.getLogger(__name__)
 

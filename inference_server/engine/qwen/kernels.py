@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inference_server.engine.qwen.hardware import cpu_features
 from inference_server.engine.qwen.shape import Shape
-from inference_server.failure import ExitCode, StartupError
+from inference_server.termination import ExitCode, StartupError
 
 Storage = Literal["float32", "bfloat16", "int8"]
 

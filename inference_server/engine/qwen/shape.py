@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference_server.failure import ExitCode, StartupError
+from inference_server.termination import ExitCode, StartupError
 
 ARCHITECTURE = "Qwen3ForCausalLM"
 REMEDY = f"Name a model of the architecture {ARCHITECTURE} in safetensors files, such as Qwen/Qwen3-4B-Thinking-2507."

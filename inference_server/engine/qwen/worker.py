@@ -33,9 +33,9 @@ from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.shape import Shape, corrupt, read_shape
 from inference_server.engine.qwen.thinking import Course, limits, opens_thinking
 from inference_server.engine.qwen.writer import Writer
-from inference_server.failure import ExitCode, StartupError
-from inference_server.logs import configure_logging
-from inference_server.prompt import with_system_prompt
+from inference_server.telemetry.logs import configure_logging
+from inference_server.termination import ExitCode, StartupError
+from inference_server.triage.prompt import with_system_prompt
 
 if TYPE_CHECKING:
     from inference_server.engine.qwen.text import Text

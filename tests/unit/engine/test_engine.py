@@ -33,7 +33,7 @@ from inference_server.engine.protocol import (
 )
 from inference_server.engine.qwen.host import QwenEngine
 from inference_server.engine.qwen.wire import EngineConfig
-from inference_server.failure import ExitCode, StartupError
+from inference_server.termination import ExitCode, StartupError
 from tests.unit.engine.checkpoints import PLAIN_TEMPLATE, a_model, a_tokenizer
 from tests.unit.engine.conftest import POISON
 

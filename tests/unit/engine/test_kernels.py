@@ -13,7 +13,7 @@ from torch.nn import functional
 from inference_server.engine.qwen import kernels
 from inference_server.engine.qwen.kernels import PackedWeight, Storage
 from inference_server.engine.qwen.shape import Shape
-from inference_server.failure import StartupError
+from inference_server.termination import StartupError
 
 STORAGES: tuple[Storage, ...] = ("float32", "bfloat16", "int8")
 AVX2 = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm"})

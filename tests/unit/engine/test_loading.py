@@ -12,7 +12,7 @@ from transformers import Qwen3ForCausalLM
 
 from inference_server.engine.qwen.loading import Weights, load_weights
 from inference_server.engine.qwen.shape import read_shape
-from inference_server.failure import StartupError
+from inference_server.termination import StartupError
 from tests.unit.engine.checkpoints import a_model, save
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from inference_server.api.safe_text import CUT_TEXT
 from inference_server.engine.qwen.hardware import choose, read_machine
 from inference_server.fetch.ready import Ready, ReadyFile, dump_ready
+from inference_server.triage.safe_text import CUT_TEXT
 from tests.unit.engine.checkpoints import with_generation
 from tests.unit.server.running import PATIENCE_SECONDS, QUESTION, ServerProcess, a_server
 

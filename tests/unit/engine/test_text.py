@@ -7,7 +7,7 @@ import pytest
 
 from inference_server.engine.qwen.sampling import Draw
 from inference_server.engine.qwen.text import Text
-from inference_server.failure import StartupError
+from inference_server.termination import StartupError
 from tests.unit.engine.checkpoints import with_generation
 
 OWN = {"temperature": 0.5, "top_p": 0.8, "top_k": 7}

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from inference_server.failure import StartupError
 from inference_server.fetch.display import LogLines
 from inference_server.fetch.failures import FetchError
 from inference_server.fetch.fetcher import Fetched, fetch
 from inference_server.fetch.settings import FetchSettings
+from inference_server.termination import StartupError
 from tests.hub.server import Hub
 from tests.unit.processes import LoggedProcess
 

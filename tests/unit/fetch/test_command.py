@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from inference_server.__main__ import main
-from inference_server.failure import ExitCode
 from inference_server.fetch import supervise
 from inference_server.fetch.failures import EXIT_CODES, FetchReason
+from inference_server.termination import ExitCode
 from tests.hub.checkpoint import CONFIG
 from tests.hub.server import Answer, Hub
 from tests.unit.fetch.running import (

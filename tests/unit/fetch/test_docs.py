@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from inference_server.failure import ExitCode
 from inference_server.fetch.failures import EXIT_CODES, FetchReason
 from inference_server.fetch.settings import FetchSettings, PruneSettings
+from inference_server.termination import ExitCode
 from llm_operator.api.conditions import FETCH_REASONS
 from llm_operator.core.diagnosis.fetch_messages import FINAL_CODES
 

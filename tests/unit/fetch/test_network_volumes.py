@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from inference_server.failure import StartupError
 from inference_server.fetch.fetcher import Fetched
 from inference_server.model_manager import find_model
 from inference_server.settings import Settings
+from inference_server.termination import StartupError
 from tests.hub.server import Hub
 from tests.unit.fetch.running import (
     FIRST_SHARD,

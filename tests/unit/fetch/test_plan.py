@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_server.engine.qwen.shape import read_shape
-from inference_server.failure import StartupError
 from inference_server.fetch.failures import FetchError, FetchReason
 from inference_server.fetch.plan import Plan, RemoteFile, check_model, find_index, plan_download, twins
+from inference_server.termination import StartupError
 from tests.hub.checkpoint import CONFIG
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from inference_server.__main__ import main
-from inference_server.failure import ExitCode
 from inference_server.fetch.fetcher import Fetched
 from inference_server.fetch.keep import EXAMPLE
 from inference_server.fetch.layout import ModelFolder
@@ -25,6 +24,7 @@ from inference_server.fetch.prune import ASIDE, Pruned, prune
 from inference_server.fetch.ready import Ready, ReadyFile, dump_ready
 from inference_server.fetch.settings import PruneOrder
 from inference_server.fetch.staging import read_ready, take
+from inference_server.termination import ExitCode
 from tests.hub.server import Hub
 from tests.unit.fetch.running import Silent, assert_whole, failure, fetched, leftovers
 from tests.unit.fetch.test_volume import a_volume as a_volume

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.failure import StartupError
 from inference_server.fetch.fetcher import Fetched
 from inference_server.fetch.layout import ModelFolder
 from inference_server.fetch.lease import Lease, acquire
 from inference_server.fetch.staging import read_ready
 from inference_server.model_manager import find_model
 from inference_server.settings import Settings
+from inference_server.termination import StartupError
 from tests.hub.checkpoint import a_checkpoint
 from tests.hub.server import Answer, Hub
 from tests.unit.fetch.running import (

@@ -21,7 +21,7 @@ from inference_server.engine.protocol import (
     Timing,
     Usage,
 )
-from inference_server.failure import ExitCode, StartupError
+from inference_server.termination import ExitCode, StartupError
 
 
 class CountingEngine(MockEngine):

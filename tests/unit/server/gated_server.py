@@ -10,9 +10,9 @@ from pathlib import Path
 
 from inference_server.engine.mock import MockEngine
 from inference_server.engine.protocol import Event, GenerationRequest
-from inference_server.logs import configure_logging
 from inference_server.serve import serve_until_stopped
 from inference_server.settings import load_settings
+from inference_server.telemetry.logs import configure_logging
 
 GATE = "gate"
 

@@ -3,12 +3,12 @@
 import os
 import sys
 
-from inference_server.memory_note import MemoryNote
+from inference_server.oom_note import OomNote
 from inference_server.serve import run
 from tests.unit.server.engines import MortalEngine
 
 if __name__ == "__main__":
-    note = MemoryNote(os.environ["TERMINATION_LOG_PATH"])
+    note = OomNote(os.environ["TERMINATION_LOG_PATH"])
     note.start()
     code = run(note, lambda _: MortalEngine())
     note.stop()

@@ -22,7 +22,7 @@ from inference_server.engine.mock import MockEngine
 from inference_server.engine.protocol import Engine
 from inference_server.lifecycle import Lifecycle
 from inference_server.serve import listen, uvicorn_config
-from inference_server.tracing import Tracer
+from inference_server.telemetry.tracing import Tracing
 from tests.unit.processes import LoggedProcess
 
 # Generous: it only bounds how long a broken test hangs.
@@ -49,11 +49,11 @@ class App:
 
 @asynccontextmanager
 async def an_app(
-    engine: Engine | None = None, *, wait: bool = True, tracer: Tracer | None = None, **config: Any
+    engine: Engine | None = None, *, wait: bool = True, tracing: Tracing | None = None, **config: Any
 ) -> AsyncIterator[App]:
     """The application with its lifespan; `wait` until it is ready. `config`: fields of ApiConfig."""
     lifecycle = Lifecycle(engine or MockEngine(), heartbeat_timeout=60, ready_queue_percent=90)
-    app = create_app(lifecycle, ApiConfig(**config), tracer)
+    app = create_app(lifecycle, ApiConfig(**config), tracing)
     transport = httpx2.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

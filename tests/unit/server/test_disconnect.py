@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from inference_server.api.connected import Connected, Disconnected
+from inference_server.api.cancellation import CancelOnDisconnect, Disconnected
 from inference_server.engine.answer import collect
 from inference_server.engine.protocol import GenerationRequest, Message
 from inference_server.lifecycle import Lifecycle
@@ -40,7 +40,7 @@ async def test_closing_an_answer_closes_the_engines_request() -> None:
 
     request = GenerationRequest("r", (Message("user", "hello"),))
     with pytest.raises(Disconnected):
-        async with Connected(hang_up, Lifecycle(engine, heartbeat_timeout=60)):
+        async with CancelOnDisconnect(hang_up, Lifecycle(engine, heartbeat_timeout=60)):
             await collect(engine, request)
     assert engine.cancelled == 1
     await engine.drain()

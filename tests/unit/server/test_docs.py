@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from inference_server.failure import ExitCode
 from inference_server.fetch.settings import FetchSettings, load_fetch_settings
 from inference_server.settings import Settings, load_settings
+from inference_server.termination import ExitCode
 from tests.unit.server.running import an_app
 
 ROOT = Path(__file__).parents[3]

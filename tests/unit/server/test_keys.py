@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.failure import StartupError
-from inference_server.keys import Keys, read_keys
+from inference_server.api.keys import Keys, read_keys
 from inference_server.settings import Settings
+from inference_server.termination import StartupError
 from tests.unit.server.running import QUESTION, an_app
 
 KEYS = Keys(("first-key", "second-key"))

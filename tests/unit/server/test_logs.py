@@ -5,7 +5,7 @@ from io import StringIO
 
 import pytest
 
-from inference_server.logs import configure_logging
+from inference_server.telemetry.logs import configure_logging
 from tests.unit.server.running import QUESTION, an_app
 
 pytestmark = pytest.mark.usefixtures("restored_logging")

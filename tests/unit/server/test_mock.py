@@ -2,14 +2,14 @@ import asyncio
 
 import pytest
 
-from inference_server.api.safe_text import CUT_TEXT
 from inference_server.engine.answer import collect
 from inference_server.engine.mock import MockEngine
 from inference_server.engine.protocol import EngineUnavailable, GenerationRequest, Message, TextDelta
-from inference_server.failure import StartupError
 from inference_server.llm_client import generate_response, generate_response_mock
 from inference_server.serve import choose_engine
 from inference_server.settings import load_settings
+from inference_server.termination import StartupError
+from inference_server.triage.safe_text import CUT_TEXT
 from tests.unit.server.running import QUESTION, an_app
 
 QUERIES = {

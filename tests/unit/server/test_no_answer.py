@@ -4,8 +4,8 @@ import httpx2
 import openai
 import pytest
 
-from inference_server.api.safe_text import CUT_TEXT, SAFE_TEXT
 from inference_server.engine.protocol import Event, Finished, TextDelta, Timing, Usage
+from inference_server.triage.safe_text import CUT_TEXT, SAFE_TEXT
 from tests.unit.server.engines import CountingEngine, SlowEngine, ThinkingForEver, WordlessEngine
 from tests.unit.server.running import PATIENCE_SECONDS, a_served_app, an_app, events_of
 

@@ -6,9 +6,9 @@ import time
 import openai
 import pytest
 
+from inference_server.api.keys import Keys
 from inference_server.engine.mock import MockEngine
 from inference_server.engine.protocol import EngineBusy
-from inference_server.keys import Keys
 from tests.unit.server.engines import CountingEngine, FailingEngine, RefusingEngine, SlowEngine
 from tests.unit.server.running import PATIENCE_SECONDS, a_served_app, until
 

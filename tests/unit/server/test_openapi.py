@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from inference_server.api.docs_page import docs_page
-from inference_server.keys import Keys
+from inference_server.api.keys import Keys
 from tests.unit.server.running import an_app
 
 

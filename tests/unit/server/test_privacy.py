@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from inference_server.api.keys import Keys
 from inference_server.engine.protocol import Engine, Finished
-from inference_server.keys import Keys
-from inference_server.logs import configure_logging
+from inference_server.telemetry.logs import configure_logging
 from tests.unit.server.engines import CrashingEngine, DyingEngine, SlowEngine, ThinkingForEver, WordlessEngine
 from tests.unit.server.running import PATIENCE_SECONDS, ServerProcess, a_server, an_app
 

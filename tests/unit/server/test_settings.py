@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.failure import ExitCode, StartupError
 from inference_server.settings import Settings, load_settings, termination_log_path
+from inference_server.termination import ExitCode, StartupError
 
 
 def test_the_defaults_are_the_documented_ones() -> None:

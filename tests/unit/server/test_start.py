@@ -11,9 +11,9 @@ import pytest
 import inference_server
 from inference_server.__main__ import main
 from inference_server.engine.protocol import Engine
-from inference_server.failure import ExitCode, StartupError, report
 from inference_server.serve import listen, serve_until_stopped
 from inference_server.settings import Settings
+from inference_server.termination import ExitCode, StartupError, report
 from tests.unit.server.engines import BrokenEngine, HopelessEngine
 from tests.unit.server.running import ServerProcess
 

@@ -156,7 +156,7 @@ async def test_nobody_waits_for_ever_for_an_engine_that_is_stuck(path: str, stre
 async def test_a_client_that_reads_slowly_still_gets_what_the_engine_has(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inference_server.generations._READER_SECONDS", 0.01)
+    monkeypatch.setattr("inference_server.tracked_engine._READER_SECONDS", 0.01)
     soon = {"request_timeout_seconds": 0.01, "engine_patience_seconds": 0.01}
     async with an_app(MockEngine(), **soon) as app:
         request = RawRequest(app.asgi, path, {**BODIES[path], "stream": True})

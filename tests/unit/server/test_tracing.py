@@ -6,8 +6,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from inference_server.otel import OtelTracer
-from inference_server.tracing import NoTracer, choose_tracer
+from inference_server.telemetry.tracing import choose_tracing, exporting
 from tests.unit.server.engines import CountingEngine, CrashingEngine
 from tests.unit.server.running import an_app
 
@@ -18,7 +17,7 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 async def spans_of(engine: CountingEngine | CrashingEngine, headers: dict[str, str]) -> tuple[ReadableSpan, ...]:
     exporter = InMemorySpanExporter()
-    async with an_app(engine, tracer=OtelTracer(exporter)) as app:
+    async with an_app(engine, tracing=exporting(exporter)) as app:
         await app.client.post("/triage", json=QUESTION, headers=headers)
         await app.client.post("/triage", json={**QUESTION, "stream": True}, headers=headers)
     return exporter.get_finished_spans()
@@ -56,8 +55,8 @@ async def test_a_failure_is_a_failed_span_without_its_message() -> None:
 def test_nothing_is_traced_unless_somebody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    assert isinstance(choose_tracer(), NoTracer)
+    assert not choose_tracing().exports
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    tracer = choose_tracer()
-    assert isinstance(tracer, OtelTracer)
-    tracer.close()
+    tracing = choose_tracing()
+    assert tracing.exports
+    tracing.close()

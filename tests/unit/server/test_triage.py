@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from inference_server.api.safe_text import CUT_TEXT
+from inference_server.triage.safe_text import CUT_TEXT
 from tests.unit.server.engines import BlockedEngine, CountingEngine, NeverLoadedEngine, UnfinishedEngine
 from tests.unit.server.running import QUESTION, an_app, until
 

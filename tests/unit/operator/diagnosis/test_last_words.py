@@ -7,11 +7,11 @@ from itertools import product
 import pytest
 
 from inference_server import modes
-from inference_server.failure import StartupError
 from inference_server.fetch import failures
 from inference_server.fetch.failures import Context, Fault, FaultKind, FetchReason
 from inference_server.fetch.settings import FetchSettings, PruneSettings
 from inference_server.settings import Settings, invalid_settings
+from inference_server.termination import StartupError
 from llm_operator.api.conditions import FETCH_REASONS
 from llm_operator.core.diagnosis.fetch_messages import fetch_reason
 from llm_operator.core.diagnosis.messages import last_words

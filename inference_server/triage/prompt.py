@@ -34,7 +34,7 @@ def with_system_prompt(prompt: str, messages: tuple[Message, ...]) -> tuple[Mess
 
 def _read(path: str) -> str:
     if not path:
-        return files("inference_server").joinpath("triage_prompt.txt").read_text("utf-8")
+        return files("inference_server.triage").joinpath("prompt.txt").read_text("utf-8")
     try:
         return Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

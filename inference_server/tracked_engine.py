@@ -21,9 +21,9 @@ from inference_server.engine.protocol import (
     ReasoningDelta,
     TextDelta,
 )
-from inference_server.generation_metrics import CANCELLED, FAILED, GenerationMetrics
 from inference_server.lifecycle import Lifecycle
-from inference_server.tracing import Tracer
+from inference_server.telemetry.metrics import CANCELLED, FAILED, GenerationMetrics
+from inference_server.telemetry.tracing import Tracing
 
 _REFUSALS: dict[type[Exception], str] = {
     EngineBusy: "queue_full",
@@ -65,11 +65,11 @@ class Limits:
     thinking_budget: int | None = None
 
 
-class Generations:
-    def __init__(self, lifecycle: Lifecycle, metrics: GenerationMetrics, tracer: Tracer, limits: Limits) -> None:
+class TrackedEngine:
+    def __init__(self, lifecycle: Lifecycle, metrics: GenerationMetrics, tracing: Tracing, limits: Limits) -> None:
         self._lifecycle = lifecycle
         self._metrics = metrics
-        self._tracer = tracer
+        self._tracing = tracing
         self._limits = limits
 
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
@@ -85,7 +85,7 @@ class Generations:
         self._refuse_too_large(request)
         request = self._budgeted(request)
         seen = self._metrics.begin()
-        span = self._tracer.begin(request, engine.info)
+        span = self._tracing.begin(request, engine.info)
         # What it stays when the generator is closed or its task cancelled.
         outcome: str | None = CANCELLED
         watchdog = _Watchdog(request, self._limits.patience_seconds)

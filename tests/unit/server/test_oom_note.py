@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from inference_server.memory_note import MemoryNote, memory_bytes
+from inference_server.oom_note import OomNote, memory_bytes
 from tests.unit.server.running import PATIENCE_SECONDS, ServerProcess
 
 
@@ -43,7 +43,7 @@ def noted(log: Path) -> Any:
 
 
 def test_the_note_tells_use_phase_and_time(log: Path) -> None:
-    note = MemoryNote(str(log), measure=Use(53_248_000))
+    note = OomNote(str(log), measure=Use(53_248_000))
     note.start()
     told = noted(log)
     note.stop()
@@ -57,7 +57,7 @@ def test_the_note_tells_use_phase_and_time(log: Path) -> None:
 )
 def test_only_growth_is_written(log: Path, used: int | None, told: int) -> None:
     use = Use(1_000_000)
-    note = MemoryNote(str(log), measure=use)
+    note = OomNote(str(log), measure=use)
     note.start()
     use.used = used
     note.look()
@@ -67,7 +67,7 @@ def test_only_growth_is_written(log: Path, used: int | None, told: int) -> None:
 
 def test_a_new_phase_is_written(log: Path) -> None:
     use = Use(1_000_000)
-    note = MemoryNote(str(log), measure=use)
+    note = OomNote(str(log), measure=use)
     note.start()
     use.used = 900_000
     note.is_serving = lambda: True
@@ -78,7 +78,7 @@ def test_a_new_phase_is_written(log: Path) -> None:
 
 def test_growth_is_seen_in_the_background_and_every_note_has_one_length(log: Path) -> None:
     use = Use(10)
-    note = MemoryNote(str(log), measure=use)
+    note = OomNote(str(log), measure=use)
     note.start()
     length = log.stat().st_size
     use.used = 10**15
@@ -88,7 +88,7 @@ def test_growth_is_seen_in_the_background_and_every_note_has_one_length(log: Pat
 
 
 def test_a_stopped_note_is_gone_and_leaves_what_others_write(log: Path) -> None:
-    note = MemoryNote(str(log), measure=Use(10))
+    note = OomNote(str(log), measure=Use(10))
     note.start()
     note.stop()
     assert log.read_text() == ""
@@ -99,14 +99,14 @@ def test_a_stopped_note_is_gone_and_leaves_what_others_write(log: Path) -> None:
 
 @pytest.mark.parametrize("path", ["missing/file", "."], ids=["no such file", "a folder"])
 def test_without_a_termination_log_nothing_is_written(tmp_path: Path, path: str) -> None:
-    note = MemoryNote(str(tmp_path / path))
+    note = OomNote(str(tmp_path / path))
     note.start()
     note.stop()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_where_nobody_tells_the_use_nothing_is_noted(log: Path) -> None:
-    note = MemoryNote(str(log), measure=Use(None))
+    note = OomNote(str(log), measure=Use(None))
     note.start()
     assert log.read_text() == ""
     note.stop()

@@ -39,7 +39,7 @@ def memory_bytes(usage_files: Sequence[Path] = _USAGE_FILES, status_file: Path =
     return None if resident is None else int(resident[1]) * 1024
 
 
-class MemoryNote:
+class OomNote:
     """{"memoryBytes", "phase" (`loading` or `serving`), "at"} in a file that exists already; nothing elsewhere."""
 
     def __init__(self, path: str, *, measure: Callable[[], int | None] = memory_bytes) -> None:

@@ -21,7 +21,7 @@ class Aborted(Exception):
     """The server gives the work up, because it must stop."""
 
 
-class Connected:
+class CancelOnDisconnect:
     """Cancels the work inside `async with`, and raises one of the above, when it has become useless.
 
     The work stays in the request's own task. A watching task begins when the work first waits for something, so that an

@@ -1,25 +1,153 @@
-"""What becomes of the requests to the engine, for Prometheus.
+"""Metrics for Prometheus: of HTTP, of the engine, and of what becomes of requests to it.
 
-Names and buckets are OpenTelemetry's for generative AI where it has some, written the way its Prometheus exporter
-does; the rest begins with `llm_server_`. Label values come from fixed sets. Made by `metrics`, fed by `generations`.
+Every label value comes from a fixed set: never from a request's path, headers or body. Names and buckets are
+OpenTelemetry's for generative AI where it has some, written the way its Prometheus exporter does; the rest begins with
+`llm_server_`.
 """
 
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from inference_server.engine.protocol import Finished, Usage
+from inference_server import __version__
+from inference_server.engine.protocol import EngineInfo, EngineStats, Finished, Usage
+from inference_server.lifecycle import Lifecycle
 
+# From a mock answer to a long one on a CPU.
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 _CONVENTIONAL = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 _OPERATION, _PROVIDER = "chat", "llm_server"
 _FIRST_TOKEN_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 120)
 _PER_TOKEN_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
 _DURATION_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 327.68)
 _TOKEN_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
-
 CANCELLED = "cancelled"
 FAILED = "failed"
+
+
+class Metrics:
+    """One registry per application, so that tests can hold several in one process."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._requests = Counter(
+            "llm_server_http_requests",
+            "HTTP requests answered; code 499 means that the client left first.",
+            ["route", "method", "code"],
+            registry=self._registry,
+        )
+        self._duration = Histogram(
+            "llm_server_http_request_duration_seconds",
+            "Seconds from a request's headers to the end of its answer.",
+            ["route"],
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self._of_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._in_flight = Gauge(
+            "llm_server_http_requests_in_flight",
+            "HTTP requests being answered now.",
+            registry=self._registry,
+        )
+        build = Gauge(
+            "llm_server_build_info",
+            "Version of the server; always 1.",
+            ["version", "python_version"],
+            registry=self._registry,
+        )
+        build.labels(__version__, platform.python_version()).set(1)
+        self.generations = GenerationMetrics(self._registry, lambda: lifecycle.engine.info.model)
+        self._registry.register(EngineCollector(lifecycle))
+
+    def begin(self) -> None:
+        self._in_flight.inc()
+
+    def end(self, *, route: str, method: str, code: int, seconds: float) -> None:
+        self._in_flight.dec()
+        key = (route, method, code)
+        if key not in self._of_route:
+            # Looking them up by labels costs more than counting.
+            self._of_route[key] = (self._requests.labels(route, method, str(code)), self._duration.labels(route))
+        requests, duration = self._of_route[key]
+        requests.inc()
+        duration.observe(seconds)
+
+    def render(self) -> bytes:
+        """The text format, version 0.0.4."""
+        return generate_latest(self._registry)
+
+
+class EngineCollector(Collector):
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    def collect(self) -> Iterator[Metric]:
+        engine = self._lifecycle.engine
+        stats = engine.stats()
+        yield _info(engine.info)
+        yield _gauge("ready", "1 while /readyz answers 200.", self._lifecycle.ready)
+        yield _gauge("engine_load_progress_ratio", "How much of the model is loaded.", engine.load_progress())
+        yield _gauge(
+            "engine_heartbeat_age_seconds",
+            "Seconds since the engine last made progress, 0 when it has nothing to do, +Inf when it has died.",
+            engine.heartbeat(),
+        )
+        yield from _gauges(stats, engine.info)
+        yield from _counters(stats)
+
+
+def _gauges(stats: EngineStats, info: EngineInfo) -> Iterator[Metric]:
+    yield _gauge("engine_active_requests", "Requests that the engine answers now: the batch.", stats.active_requests)
+    yield _gauge("engine_queued_requests", "Requests that wait for their turn.", stats.queued_requests)
+    yield _gauge("engine_tokens_per_second", "Of all answers together, lately.", stats.tokens_per_second)
+    yield _gauge(
+        "engine_batch_capacity", "Requests that can be answered together; 0: unknown.", info.concurrent_requests
+    )
+    yield _gauge("engine_queue_capacity", "Requests that can wait; 0: unknown.", info.queued_requests)
+
+
+def _counters(stats: EngineStats) -> Iterator[Metric]:
+    yield _counter("engine_prompt_tokens", "Tokens of prompts, the warm-up's included.", stats.prompt_tokens)
+    yield _counter("engine_cached_prompt_tokens", "Of these: not computed again, but kept.", stats.cached_prompt_tokens)
+    yield _counter("engine_completion_tokens", "Tokens generated, the warm-up's included.", stats.completion_tokens)
+    yield _counter("engine_failed_requests", "Requests that failed in the engine.", stats.failed_requests)
+
+
+def _info(info: EngineInfo) -> Metric:
+    facts = {
+        "mode": info.mode,
+        "model": info.model,
+        "revision": info.revision,
+        "engine": info.engine,
+        "device": info.device,
+        "dtype": info.dtype,
+        "quantization": info.quantization,
+    }
+    metric = GaugeMetricFamily("llm_server_engine_info", "What answers requests; always 1.", labels=list(facts))
+    metric.add_metric([value or "" for value in facts.values()], 1)
+    return metric
+
+
+def _gauge(name: str, text: str, value: float | None) -> Metric:
+    return GaugeMetricFamily(f"llm_server_{name}", text, value=float(value or 0))
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"llm_server_{name}", text, value=value)
 
 
 class GenerationMetrics:
