@@ -26,7 +26,7 @@ PARALLEL := -n logical --maxprocesses=4
 # Tests that mostly wait: more of them than processors. Each process has a control plane of its own.
 WAITING := -n 3
 # Decisions without I/O, covered to the last branch.
-PURE_FETCH := failures keep layout ownership plan progress ready retry
+PURE_FETCH := failures layout ownership plan progress ready retention retry
 PURE_ENGINE := admission hardware sampling scheduler thinking writer
 
 .PHONY: help
@@ -120,9 +120,10 @@ fmt: $(SETUP) ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix
 
 .PHONY: generate
-generate: $(SETUP) ## Write crds/ and docs/api.md from the API types
+generate: $(SETUP) ## Write crds/, docs/api.md and tables of docs/ from the code
 	$(BIN)/python -m llm_operator.api.crd > crds/llmdeployments.yaml
 	$(BIN)/python -m llm_operator.api.reference > docs/api.md
+	$(BIN)/python scripts/generate_docs.py
 
 .PHONY: cluster-up
 cluster-up: ## Make a local cluster be there: kind, or a node without Docker; kubeconfig at .local/kubeconfig

@@ -27,8 +27,8 @@ class TerminationLogSettings(BaseSettings):
 
     termination_log_path: str = Field(
         default=DEFAULT_TERMINATION_LOG_PATH,
-        description="File that receives {reason, message, remedy} as JSON when the server cannot start or go on. "
-        "Used only if it already exists and can be written.",
+        description="File that receives {reason, message, remedy} as JSON when the server cannot start or go on; "
+        "used only if it exists",
     )
 
 
@@ -36,175 +36,182 @@ class Settings(TerminationLogSettings):
     """Every setting of the server. The variable's name is the field's name in capitals."""
 
     llm_mode: Literal["mock", "qwen", "Qwen3-4B-Thinking-2507"] = Field(
-        default="mock", description="What answers: `mock`, or a model (`qwen`)."
+        default="mock", description="What answers: `mock`, or a model (`qwen`, also called `Qwen3-4B-Thinking-2507`)"
     )
     model_path: str = Field(
         default="",
-        description="Folder of the model, with its READY.json, for `qwen`; unset means what `fetch` brought into "
-        "MODEL_CACHE_DIR.",
+        description="Folder of the model, with its READY.json, for `qwen`; empty: what `fetch` brought into "
+        "MODEL_CACHE_DIR",
     )
     engine_device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Where the model computes; `auto` is a GPU where there is one."
+        default="auto", description="`cpu`, `cuda`, or `auto`: a GPU where there is one"
     )
     engine_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="The numbers it computes in; `auto` is what the processor or GPU does well."
+        default="auto",
+        description="The numbers the model computes in: `float32`, `bfloat16`, `float16`, or `auto`: what the processor"
+        " or GPU does well",
     )
     engine_quantization: Literal["auto", "none", "int8"] = Field(
         default="auto",
         description="`int8` keeps the weights in a quarter of float32's memory and reads them faster, at a small loss "
-        "of accuracy; `auto` is that on a CPU which is slow with bfloat16 or short of memory.",
+        "of accuracy; `none`; `auto`: `int8` on a CPU that is slow with bfloat16 or short of memory",
     )
     engine_threads: int = Field(
-        default=0, ge=0, le=1024, description="Threads that compute; 0 is as many as whole CPUs are granted."
+        default=0, ge=0, le=1024, description="Threads that compute; 0: as many as whole CPUs are granted"
     )
     max_concurrent_requests: int = Field(
         default=0,
         ge=0,
         le=256,
-        description="Answers generated at the same time; 0 is 16 on a GPU, and on a CPU 4, or as many as have room.",
+        description="Answers generated at the same time; 0: 16 on a GPU, and on a CPU 4, or as many of full length as "
+        "the memory holds",
     )
     max_queued_requests: int = Field(
-        default=16, ge=0, le=100_000, description="Requests that may wait beyond these; more are refused as busy."
+        default=16, ge=0, le=100_000, description="Requests that may wait beyond these; more are refused as busy"
     )
     max_context_tokens: int = Field(
         default=4096,
         ge=256,
         le=1_048_576,
         description="Longest prompt and answer together, as far as the model allows. Each concurrent answer reserves "
-        "memory for it: for Qwen3-4B 288 KiB a token in float32, half in bfloat16.",
+        "memory for it: for Qwen3-4B 288 KiB a token in float32, half in bfloat16",
     )
     max_new_tokens: int = Field(
         default=512,
         ge=1,
         le=MAX_TOKENS,
-        description="Tokens of an answer, its reasoning included, where the request does not say.",
+        description="Tokens of an answer, its reasoning included, where the request does not say; 1 to 32768",
     )
     thinking_budget: int = Field(
         default=-1,
         ge=-1,
         le=MAX_TOKENS,
-        description="Tokens after which the reasoning is brought to its end, where the request does not say; -1 is as "
-        "many as leave room for the answer. Room for the answer is kept in any case.",
+        description="Tokens after which the reasoning is brought to its end, where the request does not say; -1: as "
+        "many as leave room for the answer. Room for the answer is kept in any case",
     )
     temperature: float | None = Field(
         default=None,
         ge=0,
         le=MAX_TEMPERATURE,
-        description="How varied answers are, where the request does not say: 0 is always the likeliest token. Unset, "
-        "like the three below: what the model's generation_config.json says.",
+        description="How varied answers are, where the request does not say: 0 to 2; 0 is always the likeliest token. "
+        "Empty, like the three below: what the model's `generation_config.json` says",
     )
     top_p: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="Draw from the likeliest tokens that have this share together, where the request does not say.",
+        description="Draw from the likeliest tokens that have this share together, where the request does not say; "
+        "above 0 to 1",
     )
     top_k: int | None = Field(
         default=None,
         ge=0,
         le=MAX_TOKENS,
-        description="Draw from this many of the likeliest tokens, where the request does not say; 0 is all.",
+        description="Draw from this many of the likeliest tokens, where the request does not say; 0 to 32768, 0: all",
     )
     do_sample: bool | None = Field(
         default=None,
         description="`false` takes always the likeliest token, where the request names no temperature; `true` draws, "
-        "also where the model says otherwise. TEMPERATURE must not say the opposite.",
+        "also where the model says otherwise. `TEMPERATURE` must not say the opposite",
     )
     listen_host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container is reached from outside
-        description="Address to listen on; `::` listens on IPv4 and IPv6.",
+        description="Address to listen on; `::` listens on IPv4 and IPv6",
     )
     listen_port: int = Field(
-        default=8002, ge=0, le=65535, description="TCP port; 0 takes any free one (see the `listening` log line)."
+        default=8002, ge=0, le=65535, description="TCP port; 0 takes any free one, which the log line `listening` names"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Least severe log line to write. DEBUG adds a line per probe and scrape."
+        default="INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`. `DEBUG` adds a line per probe and scrape"
     )
     max_body_bytes: int = Field(
-        default=131_072, ge=1024, le=16_777_216, description="Largest request body, in bytes; more is answered 413."
+        default=131_072, ge=1024, le=16_777_216, description="Largest request body, 1024 to 16777216 bytes"
     )
     keep_alive_seconds: int = Field(
         default=75,
         ge=1,
         le=3600,
-        description="Seconds an idle connection stays open. Keep it above the load balancer's own idle time "
-        "(60 s for AWS), or requests are lost when both close at once.",
+        description="Seconds an idle connection stays open, 1 to 3600. Keep it above the load balancer's idle time (60 "
+        "s for AWS)",
     )
     receive_timeout_seconds: float = Field(
         default=30.0,
         ge=1,
         le=3600,
-        description="Seconds in which a request must have come, head and body; else its connection is closed.",
+        description="Seconds in which a request must have come, head and body; else it is answered 408 and its "
+        "connection closed; 1 to 3600",
     )
     max_connections: int = Field(
         default=0,
         ge=0,
         le=100_000,
-        description="Open connections; beyond, the one that has kept the server waiting longest is closed. 0: as many "
-        "as the limit of open files leaves room for, at most 4096.",
+        description="Open connections; beyond, the one is closed that has kept the server waiting longest. 0: as many "
+        "as the limit of open files leaves room for, at most 4096",
     )
     cors_allow_origins: str = Field(
         default="",
-        description="Web pages that may ask from a browser: origins, separated by commas, or `*`. Empty: none.",
+        description="Origins of web pages that may ask from a browser, separated by commas, or `*`; empty: none",
         examples=["https://portal.example.org"],
     )
     heartbeat_timeout_seconds: float = Field(
         default=60.0,
         gt=0,
         le=3600,
-        description="Seconds without progress of the engine after which /livez and /readyz answer 503.",
+        description="Seconds without progress of the engine after which `/livez` and `/readyz` answer 503, up to 3600",
     )
     drain_grace_seconds: Seconds = Field(
         default=5.0,
-        description="Seconds after SIGTERM in which new requests are still accepted and answered, because load "
-        "balancers learn late that the server is going.",
+        description="Seconds after SIGTERM in which new requests are still answered, 0 to 3600",
     )
     drain_timeout_seconds: Seconds = Field(
         default=20.0,
-        description="Seconds after the grace in which accepted requests may finish; then they are answered 503.",
+        description="Seconds after the grace in which accepted requests may finish, 0 to 3600",
     )
     request_timeout_seconds: float = Field(
         default=300.0,
         gt=0,
         le=3600,
-        description="Seconds after which an answer is cut (`finish_reason` deadline); a request may ask for less.",
+        description="Seconds after which an answer is cut, above 0 to 3600; a request may ask for less",
     )
     ready_queue_percent: int = Field(
         default=90,
         ge=0,
         le=100,
-        description="How full the queue may be, in percent, before /readyz answers 503, so that requests go elsewhere "
-        "before they are refused; 0: always ready.",
+        description="How full the queue may be before `/readyz` answers 503, 0 to 100; 0: it does not matter",
     )
     stream_ping_seconds: float = Field(
         default=10.0,
         ge=0.1,
         le=3600,
-        description="Seconds of silence after which a stream sends a comment, so that no proxy takes it for dead.",
+        description="Seconds of silence after which a stream sends a comment, 0.1 to 3600",
     )
     api_key: SecretStr = Field(
         default=SecretStr(""),
-        description="Keys that clients must show as `Authorization: Bearer`, separated by commas. Empty: no key.",
+        description="Keys that clients must show, separated by commas; empty: none",
         examples=["key,another-key"],
     )
     api_key_file: str = Field(
-        default="", description="File with such keys, one a line, beside or instead of API_KEY.", examples=["/keys/api"]
+        default="",
+        description="File with such keys, one a line, beside or instead of `API_KEY`",
+        examples=["/keys/api"],
     )
     system_prompt: str = Field(
         default="",
-        description="What the model is told before every conversation. Empty: the triage prompt of the package.",
+        description="What the model is told before every conversation; empty: the triage prompt of the package",
         examples=["You are a triage assistant."],
     )
     system_prompt_file: str = Field(
         default="",
-        description="File with the system prompt, such as a mounted ConfigMap; an empty file means none.",
+        description="File with the system prompt, such as a mounted ConfigMap, at most 32000 characters; an empty file "
+        "means none",
         examples=["/prompts/triage.txt"],
     )
     include_patient_mrn: bool = Field(
-        default=False, description="Whether `patient_mrn` is put before the question, for the model to read."
+        default=False, description="Whether `patient_mrn` is put before the question, for the model to read"
     )
     mock_delay_seconds: Seconds = Field(
-        default=0.0, description="Seconds each mock answer takes. For tests and demonstrations."
+        default=0.0,
+        description="Seconds each mock answer takes, the warm-up's too; 0 to 3600. For tests and demonstrations",
     )
 
 

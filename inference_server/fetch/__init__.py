@@ -3,5 +3,5 @@
 command → fetcher → lease, staging        this process decides, watches, and owns the folder
                   → supervise ⇄ worker    a child does all transfers, so that a hung one can be killed
 prune → lease, staging     deletes models that nobody needs: `python -m inference_server prune`
-plan, failures, ready, retry, progress, ownership, layout, keep: decisions without any I/O
+plan, failures, ready, retry, progress, ownership, layout, retention: decisions without any I/O
 """

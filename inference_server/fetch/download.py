@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from inference_server.fetch.asking import Asker, wait
 from inference_server.fetch.failures import FetchError, FetchReason, no_space, no_space_yet, not_kept, not_supported
 from inference_server.fetch.layout import READY_FILE, ModelFolder
 from inference_server.fetch.lease import Lease
 from inference_server.fetch.plan import CONFIG_FILE, ModelFacts, Plan, RemoteFile, check_model, twins
 from inference_server.fetch.progress import Meter
 from inference_server.fetch.ready import Ready, ReadyFile
+from inference_server.fetch.retrying_client import RetryingClient, wait
 from inference_server.fetch.staging import Staging, discard, free_bytes, is_folder, others_at_work, sweep, sync
 
 # Long enough for a Job's own back-off; what is younger is continued, not deleted.
@@ -32,9 +32,16 @@ class Download:
     """One use: `salvage`, `make_room`, `run`. All three raise FetchError and OwnershipLost."""
 
     def __init__(
-        self, asker: Asker, folder: ModelFolder, lease: Lease, commit: str, plan: Plan, *, owner_timeout: float
+        self,
+        client: RetryingClient,
+        folder: ModelFolder,
+        lease: Lease,
+        commit: str,
+        plan: Plan,
+        *,
+        owner_timeout: float,
     ) -> None:
-        self._asker = asker
+        self._client = client
         self._folder = folder
         self._lease = lease
         self._commit = commit
@@ -93,7 +100,7 @@ class Download:
         reserved = self._reserved()
         if free >= needed + reserved:
             return None
-        cache_dir = self._asker.context.cache_dir
+        cache_dir = self._client.context.cache_dir
         if reserved:
             return no_space_yet(cache_dir, needed=needed, free=free, reserved=reserved)
         return no_space(cache_dir, needed=needed, free=free)
@@ -105,7 +112,7 @@ class Download:
             return error
         needed = self.staging.missing_bytes((file.path, file.size) for file in self._plan.files)
         free = free_bytes(self.staging.path) or 0
-        return no_space_yet(self._asker.context.cache_dir, needed=needed, free=free, reserved=reserved)
+        return no_space_yet(self._client.context.cache_dir, needed=needed, free=free, reserved=reserved)
 
     def _reserved(self) -> int:
         """Bytes that others who are at work on this volume still need."""
@@ -127,7 +134,7 @@ class Download:
         """Every file, checked. The small ones first: a mistake shows before the weights are downloaded."""
         missing = self.staging.missing_bytes((file.path, file.size) for file in self._plan.files)
         present = self._plan.total_bytes - missing
-        self._asker.display.resolved(self._folder.repository, self._commit, self._plan, present=present)
+        self._client.display.resolved(self._folder.repository, self._commit, self._plan, present=present)
         self._meter.begin(present, time.monotonic())
         self._show(0, at_once=True)
         files = {file.path: self._bring(file) for file in self._plan.small}
@@ -174,7 +181,7 @@ class Download:
         return check_model(self._folder.repository, config)
 
     def _ask(self, request: dict[str, Any], file: RemoteFile) -> Any:
-        return self._asker.ask(
+        return self._client.ask(
             {**request, "file": asdict(file), "commit": self._commit, "fence_seconds": self._lease.fence_seconds},
             tick=self._tick,
             progress=lambda: self.staging.present_bytes(file.path),
@@ -183,11 +190,11 @@ class Download:
     def _tick(self, count: int) -> None:
         self._show(count)
         if self._lease.beat(done=self._meter.done, total=self._plan.total_bytes):
-            self._asker.worker.beat()
+            self._client.worker.beat()
 
     def _show(self, count: int, *, at_once: bool = False) -> None:
         snapshot = self._meter.look(self._finished_bytes + count, time.monotonic(), self._file)
-        self._asker.display.progress(snapshot, at_once=at_once)
+        self._client.display.progress(snapshot, at_once=at_once)
 
 
 def _is_plain_file(path: Path, size: int) -> bool:

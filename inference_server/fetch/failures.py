@@ -43,33 +43,58 @@ class FetchReason(StrEnum):
     FETCH_FAILED = "FetchFailed"
 
 
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a fetch ends for a reason; `meaning` stands in docs/model-cache.md (`make generate`)."""
+
+    code: int
+    meaning: str
+
+
 # 20 to 39: nothing changes until somebody acts. 40 to 59: the same command may succeed later.
-EXIT_CODES: dict[FetchReason, int] = {
-    FetchReason.TOKEN_MISSING: 20,
-    FetchReason.TOKEN_INVALID: 21,
-    FetchReason.REPOSITORY_GATED: 22,
-    FetchReason.ACCESS_DENIED: 23,
-    FetchReason.REPOSITORY_NOT_FOUND: 24,
-    FetchReason.REVISION_NOT_FOUND: 25,
-    FetchReason.MODEL_NOT_SUPPORTED: 26,
-    FetchReason.CHECKSUM_MISMATCH: 27,
-    FetchReason.TLS_FAILED: 28,
-    FetchReason.ENDPOINT_INVALID: 29,
-    FetchReason.CACHE_NOT_WRITABLE: 30,
-    FetchReason.NO_SPACE: 31,
-    FetchReason.OUT_OF_MEMORY: 32,
-    FetchReason.OFFLINE_MODE: 33,
-    FetchReason.HUB_CLIENT_MISSING: 34,
-    FetchReason.RATE_LIMITED: 40,
-    FetchReason.NETWORK_UNREACHABLE: 41,
-    FetchReason.HOST_NOT_FOUND: 42,
-    FetchReason.ENDPOINT_UNAVAILABLE: 43,
-    FetchReason.DOWNLOAD_STALLED: 44,
-    FetchReason.STORAGE_FAILED: 45,
-    FetchReason.FETCH_INTERRUPTED: 46,
-    FetchReason.NO_SPACE_YET: 47,
-    FetchReason.FETCH_FAILED: 59,
+EXITS: dict[FetchReason, Exit] = {
+    FetchReason.TOKEN_MISSING: Exit(20, "There is no such repository, or it is not public and there is no token (401)"),
+    FetchReason.TOKEN_INVALID: Exit(21, "The Hub does not accept the token (401)"),
+    FetchReason.REPOSITORY_GATED: Exit(
+        22,
+        "The account of the token has not been granted access to a gated repository",
+    ),
+    FetchReason.ACCESS_DENIED: Exit(23, "Access is denied for another reason (403)"),
+    FetchReason.REPOSITORY_NOT_FOUND: Exit(24, "The Hub has no such repository that this token may see"),
+    FetchReason.REVISION_NOT_FOUND: Exit(25, "The repository has no such branch, tag or commit"),
+    FetchReason.MODEL_NOT_SUPPORTED: Exit(
+        26,
+        "The server could not run it: another architecture than `Qwen3ForCausalLM`, a variant that it does "
+        "not know, no safetensors files, or files are missing",
+    ),
+    FetchReason.CHECKSUM_MISMATCH: Exit(27, "A file arrived damaged three times"),
+    FetchReason.TLS_FAILED: Exit(28, "The certificate is not trusted, or the address does not speak TLS"),
+    FetchReason.ENDPOINT_INVALID: Exit(
+        29,
+        "The address does not answer as a Hub does, or sends a page in place of a file",
+    ),
+    FetchReason.CACHE_NOT_WRITABLE: Exit(
+        30,
+        "The folder cannot be written, is a link, or does not keep what is written to it",
+    ),
+    FetchReason.NO_SPACE: Exit(31, "The volume has too little room"),
+    FetchReason.OUT_OF_MEMORY: Exit(32, "The transfer was killed twice, most likely for its memory"),
+    FetchReason.OFFLINE_MODE: Exit(33, "`HF_HUB_OFFLINE` is set, and the model is not cached"),
+    FetchReason.HUB_CLIENT_MISSING: Exit(34, "The package huggingface_hub is not installed"),
+    FetchReason.RATE_LIMITED: Exit(
+        40,
+        "Too many requests (429), for longer than `FETCH_LONGEST_WAIT_SECONDS` or too often",
+    ),
+    FetchReason.NETWORK_UNREACHABLE: Exit(41, "No connection, or it breaks without any progress"),
+    FetchReason.HOST_NOT_FOUND: Exit(42, "The name cannot be resolved"),
+    FetchReason.ENDPOINT_UNAVAILABLE: Exit(43, "The Hub answers with 5xx, or the host that it redirects to refuses"),
+    FetchReason.DOWNLOAD_STALLED: Exit(44, "No byte came for `FETCH_STALL_SECONDS`, several times"),
+    FetchReason.STORAGE_FAILED: Exit(45, "The volume failed, or was too slow for too long"),
+    FetchReason.FETCH_INTERRUPTED: Exit(46, "A signal ended it"),
+    FetchReason.NO_SPACE_YET: Exit(47, "The volume has too little room while other downloads onto it are at work"),
+    FetchReason.FETCH_FAILED: Exit(59, "Unforeseen; the log has the place in the code"),
 }
+EXIT_CODES: dict[FetchReason, int] = {reason: one.code for reason, one in EXITS.items()}
 _FIRST_TRANSIENT = 40
 _LONGEST_MESSAGE = 1000
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from inference_server.fetch.asking import Asker
 from inference_server.fetch.display import Display
 from inference_server.fetch.download import Download
 from inference_server.fetch.failures import Context, FetchError, FetchReason, not_kept, storage_error, taken_over
@@ -19,7 +18,8 @@ from inference_server.fetch.layout import ModelFolder, is_commit
 from inference_server.fetch.lease import Lease, OwnershipLost, acquire
 from inference_server.fetch.plan import Plan, RemoteFile, find_index, plan_download
 from inference_server.fetch.ready import Ready
-from inference_server.fetch.retry import Patience
+from inference_server.fetch.retry import RetryPolicy
+from inference_server.fetch.retrying_client import RetryingClient
 from inference_server.fetch.settings import FetchSettings, read_token
 from inference_server.fetch.staging import (
     discard_staging,
@@ -60,10 +60,10 @@ def fetch(settings: FetchSettings, display: Display) -> Fetched:
         settings.model_cache_dir,
         has_token=token is not None,
     )
-    patience = Patience(settings.fetch_tries, settings.fetch_longest_wait_seconds)
-    asker = Asker(worker, context, token, patience, display)
+    policy = RetryPolicy(settings.fetch_tries, settings.fetch_longest_wait_seconds)
+    client = RetryingClient(worker, context, token, policy, display)
     try:
-        return _despite_stale_handles(_Fetch(asker, settings.fetch_owner_timeout_seconds).run)
+        return _despite_stale_handles(_Fetch(client, settings.fetch_owner_timeout_seconds).run)
     except OSError as error:
         raise storage_error(error.errno or errno.EIO, error.filename or settings.model_cache_dir) from error
     finally:
@@ -83,11 +83,11 @@ def _despite_stale_handles(run: Callable[[], Fetched]) -> Fetched:
 
 
 class _Fetch:
-    def __init__(self, asker: Asker, owner_timeout: float) -> None:
-        self._asker = asker
+    def __init__(self, client: RetryingClient, owner_timeout: float) -> None:
+        self._client = client
         self._owner_timeout = owner_timeout
-        self._revision = asker.context.revision
-        self._folder = ModelFolder(Path(asker.context.cache_dir).absolute(), asker.context.repository)
+        self._revision = client.context.revision
+        self._folder = ModelFolder(Path(client.context.cache_dir).absolute(), client.context.repository)
 
     def run(self) -> Fetched:
         if is_commit(self._revision) and (ready := take(self._folder, self._revision)):
@@ -106,7 +106,7 @@ class _Fetch:
                 self._bring(commit, listing)
             except OwnershipLost:
                 # It may still be writing, so it ends before somebody else is waited for.
-                self._asker.worker.close()
+                self._client.worker.close()
         raise taken_over(str(self._folder.staging(commit)))
 
     def _fetched(self, ready: Ready) -> Fetched:
@@ -120,11 +120,11 @@ class _Fetch:
         ready = take(self._folder, commit) if commit and is_commit(commit) else None
         if ready is None:
             return None
-        self._asker.display.used_cached(error)
+        self._client.display.used_cached(error)
         return self._fetched(ready)
 
     def _list(self) -> tuple[str, list[RemoteFile]]:
-        found = self._asker.ask({"do": "list", "revision": self._revision})
+        found = self._client.ask({"do": "list", "revision": self._revision})
         return found["commit"], [RemoteFile(**file) for file in found["files"]]
 
     def _bring(self, commit: str, listing: list[RemoteFile]) -> None:
@@ -134,7 +134,7 @@ class _Fetch:
             self._folder.staging(commit),
             timeout=self._owner_timeout,
             finished=lambda: read_ready(self._folder, commit) is not None,
-            waiting=self._asker.display.waiting,
+            waiting=self._client.display.waiting,
         )
         if lease is None:
             return
@@ -155,11 +155,11 @@ class _Fetch:
         def tick(_: int) -> None:
             lease.beat(done=0, total=0)
 
-        text: str = self._asker.ask({"do": "read", "file": asdict(file), "commit": commit}, tick=tick)
+        text: str = self._client.ask({"do": "read", "file": asdict(file), "commit": commit}, tick=tick)
         return text
 
     def _download(self, lease: Lease, commit: str, plan: Plan) -> None:
-        download = Download(self._asker, self._folder, lease, commit, plan, owner_timeout=self._owner_timeout)
+        download = Download(self._client, self._folder, lease, commit, plan, owner_timeout=self._owner_timeout)
         download.salvage()
         download.make_room()
         try:

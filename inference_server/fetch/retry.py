@@ -16,21 +16,21 @@ _TRIES = {FetchReason.CHECKSUM_MISMATCH: 3, FetchReason.OUT_OF_MEMORY: 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """`tries` in a row without any progress; `longest_wait`: seconds that a server may ask for."""
 
     tries: int
     longest_wait: float
 
 
-def pause_before_retry(error: FetchError, tried: int, patience: Patience, jitter: Callable[[], float]) -> float | None:
+def pause_before_retry(error: FetchError, tried: int, policy: RetryPolicy, jitter: Callable[[], float]) -> float | None:
     """Seconds until the next try, or None to give up. `tried`: failures in a row; `jitter`: from 0 to 1."""
-    limit = _TRIES.get(error.fetch_reason, patience.tries)
-    if not error.worth_another_try or tried >= min(limit, patience.tries):
+    limit = _TRIES.get(error.fetch_reason, policy.tries)
+    if not error.worth_another_try or tried >= min(limit, policy.tries):
         return None
     if error.retry_after is not None:
         # Earlier than asked would be refused again, and may prolong the refusal.
-        return error.retry_after + jitter() if error.retry_after <= patience.longest_wait else None
+        return error.retry_after + jitter() if error.retry_after <= policy.longest_wait else None
     pause: float = min(_LONGEST_SECONDS, _FIRST_SECONDS * 2.0 ** (tried - 1))
     return pause * (0.5 + 0.5 * jitter())
 

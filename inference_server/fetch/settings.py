@@ -14,7 +14,7 @@ from urllib.request import getproxies
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 
-from inference_server.fetch.keep import parse_keep, parse_until
+from inference_server.fetch.retention import parse_keep, parse_until
 from inference_server.modes import MODES
 from inference_server.settings import TerminationLogSettings, invalid_settings, read_settings
 

@@ -128,9 +128,10 @@ def the_sidecar_fails_for_a_while(kubectl: Kubectl, pods: dict[str, int], platfo
 
 
 def the_quota_is_full(kubectl: Kubectl, pods: dict[str, int]) -> dict[str, int]:
-    # A pod that still ends counts until it has: the quota would have room for one more.
-    eventually(lambda: len(kubectl.list("pods")) == len(pods))
-    kubectl("create", "quota", "team", f"--hard=pods={len(pods)}")
+    # A pod that still ends counts until it has: the quota would have room for one more. The client is a pod, too.
+    there = len(pods) + 1
+    eventually(lambda: len(kubectl.list("pods")) == there)
+    kubectl("create", "quota", "team", f"--hard=pods={there}")
     eventually(lambda: (kubectl.get("quota", "team") or {})["status"].get("hard"))
     edit(kubectl, limit("330Mi"))
     eventually(lambda: reason(kubectl) == "QuotaExceeded")

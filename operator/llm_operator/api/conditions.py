@@ -215,9 +215,37 @@ FINE = frozenset(
     }
 )
 
-# What a fetch may give as its reason; anything else that stands in its last words is not believed.
+# What a fetch may give as its reason, by inference_server/fetch/failures.py; anything else in its last words is not
+# believed. (A test holds both lists together.)
 FETCH_REASONS = frozenset(
-    list(Reason)[list(Reason).index(Reason.TOKEN_MISSING) : list(Reason).index(Reason.INVALID_SETTINGS) + 1]
+    {
+        Reason.TOKEN_MISSING,
+        Reason.TOKEN_INVALID,
+        Reason.REPOSITORY_GATED,
+        Reason.ACCESS_DENIED,
+        Reason.REPOSITORY_NOT_FOUND,
+        Reason.REVISION_NOT_FOUND,
+        Reason.MODEL_NOT_SUPPORTED,
+        Reason.CHECKSUM_MISMATCH,
+        Reason.TLS_FAILED,
+        Reason.ENDPOINT_INVALID,
+        Reason.CACHE_NOT_WRITABLE,
+        Reason.NO_SPACE,
+        Reason.OUT_OF_MEMORY,
+        Reason.OFFLINE_MODE,
+        Reason.HUB_CLIENT_MISSING,
+        Reason.RATE_LIMITED,
+        Reason.NETWORK_UNREACHABLE,
+        Reason.HOST_NOT_FOUND,
+        Reason.ENDPOINT_UNAVAILABLE,
+        Reason.DOWNLOAD_STALLED,
+        Reason.STORAGE_FAILED,
+        Reason.FETCH_INTERRUPTED,
+        Reason.NO_SPACE_YET,
+        Reason.FETCH_FAILED,
+        Reason.MODE_NOT_SUPPORTED,
+        Reason.INVALID_SETTINGS,
+    }
 )
 
 

@@ -73,6 +73,11 @@ def group_of_fetch(name: str) -> str:
     return f"fetch/{name}"
 
 
+def setting(field: str) -> str:
+    """The server's setting of a field of spec.generation: they are named alike."""
+    return field.upper()
+
+
 def selector_string(name: str) -> str:
     """`selector` in the form that label queries and the scale subresource take."""
     return ",".join(f"{key}={value}" for key, value in sorted(selector(name).items()))

@@ -16,12 +16,12 @@ import pytest
 
 from inference_server.__main__ import main
 from inference_server.fetch.fetcher import Fetched
-from inference_server.fetch.keep import EXAMPLE
 from inference_server.fetch.layout import ModelFolder
 from inference_server.fetch.lease import acquire, this_process
 from inference_server.fetch.ownership import Owner, Process
 from inference_server.fetch.prune import ASIDE, Pruned, prune
 from inference_server.fetch.ready import Ready, ReadyFile, dump_ready
+from inference_server.fetch.retention import EXAMPLE
 from inference_server.fetch.settings import PruneOrder
 from inference_server.fetch.staging import read_ready, take
 from inference_server.termination import ExitCode

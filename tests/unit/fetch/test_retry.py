@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import pytest
 
 from inference_server.fetch.failures import Context, Fault, FaultKind, FetchError, classify
-from inference_server.fetch.retry import Patience, parse_retry_after, pause_before_retry
+from inference_server.fetch.retry import RetryPolicy, parse_retry_after, pause_before_retry
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
-PATIENCE = Patience(tries=6, longest_wait=300)
+PATIENCE = RetryPolicy(tries=6, longest_wait=300)
 
 
 def an_error(kind: FaultKind, status: int = 0, retry_after: float | None = None) -> FetchError:
@@ -19,13 +19,13 @@ def an_error(kind: FaultKind, status: int = 0, retry_after: float | None = None)
 BROKEN = an_error(FaultKind.NETWORK)
 
 
-def pause(error: FetchError, tried: int, jitter: float = 1.0, patience: Patience = PATIENCE) -> float | None:
-    return pause_before_retry(error, tried, patience, lambda: jitter)
+def pause(error: FetchError, tried: int, jitter: float = 1.0, policy: RetryPolicy = PATIENCE) -> float | None:
+    return pause_before_retry(error, tried, policy, lambda: jitter)
 
 
 def test_pauses_grow_and_then_it_gives_up() -> None:
     assert [pause(BROKEN, tried) for tried in range(1, 7)] == [0.5, 1, 2, 4, 8, None]
-    assert pause(BROKEN, 50, patience=Patience(100, 300)) == 60
+    assert pause(BROKEN, 50, policy=RetryPolicy(100, 300)) == 60
 
 
 def test_chance_takes_up_to_half_of_a_pause_away() -> None:
@@ -50,7 +50,7 @@ def test_a_kill_is_tried_twice() -> None:
 def test_damage_is_tried_three_times() -> None:
     damaged = an_error(FaultKind.CHECKSUM)
     assert [pause(damaged, tried) for tried in (1, 2, 3)] == [0.5, 1, None]
-    assert pause(damaged, 1, patience=Patience(1, 300)) is None
+    assert pause(damaged, 1, policy=RetryPolicy(1, 300)) is None
 
 
 @pytest.mark.parametrize(

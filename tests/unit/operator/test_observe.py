@@ -205,7 +205,7 @@ async def test_news_of_the_neighbours_is_told_to_them(kube: Kube) -> None:
     parent, other = an_llmdeployment(**pruning), an_llmdeployment("other", "uid-other", **pruning)
     for one in (parent, other):
         watched.put(LLMDEPLOYMENTS, one)
-    Reflector(kube, watched, told.append, lambda _: None)
+    Reflector(kube, watched, lambda place, **_: told.append(place), lambda _: None)
     edited = an_llmdeployment("other", "uid-other", **pruning, replicas=2)
     again = an_llmdeployment(**pruning, replicas=3)
     edited["metadata"]["resourceVersion"] = again["metadata"]["resourceVersion"] = "9"
@@ -219,7 +219,7 @@ async def test_news_of_the_neighbours_is_told_to_them(kube: Kube) -> None:
 async def test_what_is_read_for_a_decision_is_no_news_to_it(kube: Kube) -> None:
     watched, job = WatchCache(), a_fetch()
     told: list[tuple[str, str]] = []
-    Reflector(kube, watched, told.append, lambda _: None)
+    Reflector(kube, watched, lambda place, **_: told.append(place), lambda _: None)
     objects: Objects = kube.objects  # type: ignore[attr-defined]
     objects |= {"llmdeployments/triage": an_llmdeployment(mode="qwen", cache={}), "pods": [the_pod(job)]}
     objects |= {"persistentvolumeclaims/model-cache": a_claim()}

@@ -104,7 +104,7 @@ def _how_it_generates(spec: LLMDeploymentSpec) -> list[Manifest]:
     """Settings of the server, named as the fields are. Only what is declared: the rest is its own, or the model's."""
     declared = {} if spec.generation is None else spec.generation.model_dump(exclude_none=True)
     return [
-        {"name": name.upper(), "value": str(value).lower() if isinstance(value, bool) else str(value)}
+        {"name": names.setting(name), "value": str(value).lower() if isinstance(value, bool) else str(value)}
         for name, value in declared.items()
     ]
 

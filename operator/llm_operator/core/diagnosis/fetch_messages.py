@@ -10,6 +10,8 @@ from llm_operator.core.diagnosis.remedies import in_fields
 
 # Exit codes after which nothing changes until somebody acts: docs/model-cache.md.
 FINAL_CODES = (2, *range(20, 40), 78)
+# The same fetch may succeed later, whatever it says: also for a reason that this operator does not know yet.
+TRANSIENT_CODES = range(40, 60)
 
 
 def fetch_reason(message: str) -> tuple[Reason, str] | None:

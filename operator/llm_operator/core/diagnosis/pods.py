@@ -27,7 +27,7 @@ from llm_operator.core.diagnosis.containers import (
     waits_for,
 )
 from llm_operator.core.diagnosis.fault import Fault, Proof
-from llm_operator.core.diagnosis.fetch_messages import FINAL_CODES, fetch_reason
+from llm_operator.core.diagnosis.fetch_messages import FINAL_CODES, TRANSIENT_CODES, fetch_reason
 from llm_operator.core.diagnosis.messages import detail, gives_a_reason, is_wrongly_declared, last_words, why_not_pulled
 from llm_operator.core.diagnosis.refusals import pods_refused
 from llm_operator.core.live import has_ended, is_deleting, is_ready
@@ -238,11 +238,15 @@ def _more_memory(limit: str) -> str:
 def _fetch_failed(pod: Manifest, container: Manifest) -> Fault | None:
     """A pod that fetches its model for itself, and says why it cannot: what can pass is no proof."""
     ended = last_exit(container) if container["name"] == names.FETCH_CONTAINER else None
-    found = None if ended is None else fetch_reason(ended.get("message", ""))
-    if ended is None or found is None:
+    if ended is None:
+        return None
+    code, message = ended.get("exitCode"), ended.get("message", "")
+    found = fetch_reason(message)
+    if found is None and code in TRANSIENT_CODES:
+        found = Reason.FETCH_FAILED, last_words(message)
+    if found is None:
         return None
     reason, words = found
-    code = ended.get("exitCode")
     cause = Cause(reason, f"Pod {pod_name(pod)}: the fetch of the model exited with code {code}.{detail(words)}")
     proof = Proof.COUNTED if code in FINAL_CODES else Proof.DOUBT
     return Fault(cause, proof, ended.get("finishedAt"), look=see_logs(pod, container))

@@ -6,6 +6,9 @@ an LLMDeployment can set. Their message stays, with fields in the place of setti
 
 import re
 
+from llm_operator.api.types import Generation
+from llm_operator.core import names
+
 RETRY = "then set a new spec.rollback.retryToken"
 ADDRESS = (
     "Correct spec.model.endpoint; or see to DNS, egress rules, NetworkPolicies and the proxy "
@@ -62,12 +65,7 @@ FIELD_OF_SETTING: dict[str, str] = {
     "LLM_MODE": "spec.mode",
     "MODEL_REPOSITORY": "spec.model.repository",
     "MODEL_REVISION": "spec.model.revision",
-    "MAX_NEW_TOKENS": "spec.generation.maxNewTokens",
-    "THINKING_BUDGET": "spec.generation.thinkingBudget",
-    "TEMPERATURE": "spec.generation.temperature",
-    "TOP_P": "spec.generation.topP",
-    "TOP_K": "spec.generation.topK",
-    "DO_SAMPLE": "spec.generation.doSample",
+    **{names.setting(name): f"spec.generation.{one.alias}" for name, one in Generation.model_fields.items()},
 }
 FIELDS: dict[str, str] = {
     **FIELD_OF_SETTING,

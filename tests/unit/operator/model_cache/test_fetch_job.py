@@ -315,6 +315,9 @@ def test_a_hundred_percent_is_the_end() -> None:
     [
         (22, last_words_of(22, "RepositoryGated"), Reason.REPOSITORY_GATED, Proof.COUNTED),
         (40, last_words_of(40, "RateLimited"), Reason.RATE_LIMITED, Proof.DOUBT),
+        # A newer image knows reasons that this operator does not.
+        (48, last_words_of(48, "MirrorIsBusy"), Reason.FETCH_FAILED, Proof.DOUBT),
+        (35, last_words_of(35, "LicenceNotAccepted"), Reason.CRASH_LOOP, Proof.COUNTED),
         (1, "Traceback", Reason.CRASH_LOOP, Proof.COUNTED),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from inference_server.fetch.display import Display
 from inference_server.fetch.failures import Context, classify
-from inference_server.fetch.retry import Patience, pause_before_retry
+from inference_server.fetch.retry import RetryPolicy, pause_before_retry
 from inference_server.fetch.supervise import Worker, WorkerFailed
 
 _TICK_SECONDS = 0.1
@@ -24,11 +24,11 @@ def no_progress() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class RetryingClient:
     worker: Worker
     context: Context
     token: str | None = field(repr=False)
-    patience: Patience
+    policy: RetryPolicy
     display: Display
 
     def ask(
@@ -51,7 +51,7 @@ class Asker:
             reached = progress()
             tried = 1 if reached > best else tried + 1
             best = max(best, reached)
-            pause = pause_before_retry(error, tried, self.patience, random.random)
+            pause = pause_before_retry(error, tried, self.policy, random.random)
             if pause is None:
                 raise error
             self.display.retrying(error, tried=tried, seconds=pause)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.fetch.keep import parse_keep, parse_until
 from inference_server.fetch.layout import is_model
+from inference_server.fetch.retention import parse_keep, parse_until
 
 ONE, TWO = f"tiny--qwen3/{'1' * 40}", f"Qwen--Qwen3-4B-Thinking-2507/{'2' * 40}"
 
