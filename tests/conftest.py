@@ -12,9 +12,11 @@ ROOT = Path(__file__).parents[1]
 LOCAL_KUBECONFIG = ROOT / ".local/kubeconfig"
 SIMULATED = "NOT RUN: no container can run on this machine (no Docker engine, no root), the nodes are simulated"
 
-# How long an example takes says more about the machine than about us.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+# How long an example takes says more about the machine than about us. CI tries all of them, you wait for a quarter.
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", max_examples=100, **UNTIMED)
+settings.register_profile("local", max_examples=25, **UNTIMED)
+settings.load_profile("ci" if "CI" in os.environ else "local")
 
 
 @pytest.fixture(scope="session")
