@@ -49,6 +49,7 @@ class Rollout:
     objects: int
     seconds: float
     created_seconds: float
+    half_seconds: float  # from the first create until half of them serve
     median_seconds: float  # of one object, from its creation
     worst_seconds: float
     cpu: dict[str, float]
@@ -90,6 +91,12 @@ class Comparison:
         """Seconds with the operator over seconds without, medians."""
         ours = statistics.median(run.rollout.seconds for run in self.runs)
         return ours / statistics.median(one.seconds for one in self.baselines)
+
+    @property
+    def half_ratio(self) -> float:
+        """The same of the median object: when half of them serve."""
+        ours = statistics.median(run.rollout.half_seconds for run in self.runs)
+        return ours / statistics.median(one.half_seconds for one in self.baselines)
 
     @property
     def cpu_ratio(self) -> float:
@@ -287,6 +294,7 @@ def _summary(progress: Progress, made: dict[str, float], cpu: dict[str, float]) 
         objects=len(made),
         seconds=round(max(progress.done.values()) - progress.started, 2),
         created_seconds=round(max(made.values()) - progress.started, 2),
+        half_seconds=round(statistics.median(progress.done.values()) - progress.started, 2),
         median_seconds=round(statistics.median(waits), 2),
         worst_seconds=round(max(waits), 2),
         cpu=cpu,
@@ -373,7 +381,8 @@ async def _compare(bench: Bench, objects: int, rounds: int, sample: Sequence[Man
 def _say_rollout(what: str, rollout: Rollout) -> None:
     cpu = ", ".join(f"{program} {seconds:.1f}" for program, seconds in sorted(rollout.cpu.items()) if seconds >= 0.1)
     say(
-        f"  {what}: {rollout.seconds:.1f} s (all created after {rollout.created_seconds:.1f} s; one takes "
+        f"  {what}: {rollout.seconds:.1f} s (half after {rollout.half_seconds:.1f} s, "
+        f"all created after {rollout.created_seconds:.1f} s; one takes "
         f"{rollout.median_seconds:.1f} s, at most {rollout.worst_seconds:.1f} s); CPU seconds: {cpu}"
     )
 
@@ -392,7 +401,8 @@ async def _spec(api: Api, soak: float) -> Manifest:
 
 def table(comparisons: Sequence[Comparison]) -> str:
     """The result for people."""
-    head = ("N", "baseline s", "operator s", "ratio", "CPU ratio", "operator CPU s", "peak MiB", "requests each",
+    head = ("N", "baseline s", "operator s", "ratio", "half s", "half ratio", "CPU ratio", "operator CPU s", "peak MiB",
+            "requests each",
             "writes each", "writes at rest", "after restart", "restart CPU s", "bench CPU", "others' CPU")  # fmt: skip
     rows = [head, *(_row(one) for one in comparisons)]
     return "\n".join(["", aligned(rows), *(_requests(one) for one in comparisons), ""])
@@ -407,6 +417,8 @@ def _row(comparison: Comparison) -> tuple[str, ...]:
         " ".join(f"{one.seconds:.1f}" for one in comparison.baselines),
         " ".join(f"{one.rollout.seconds:.1f}" for one in comparison.runs),
         f"{comparison.ratio:.2f}",
+        f"{statistics.median(one.half_seconds for one in comparison.baselines):.1f} → {run.rollout.half_seconds:.1f}",
+        f"{comparison.half_ratio:.2f}",
         f"{comparison.cpu_ratio:.2f}",
         f"{run.rollout.cpu['operator']:.1f}",
         f"{run.peak_memory_mib:.0f}",
@@ -436,7 +448,13 @@ def save(comparisons: Sequence[Comparison], folder: Path, arguments: argparse.Na
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "comparisons": [
-            {**asdict(one), "ratio": round(one.ratio, 3), "cpu_ratio": round(one.cpu_ratio, 3)} for one in comparisons
+            {
+                **asdict(one),
+                "ratio": round(one.ratio, 3),
+                "half_ratio": round(one.half_ratio, 3),
+                "cpu_ratio": round(one.cpu_ratio, 3),
+            }
+            for one in comparisons
         ],
     }
     path = folder / "operator_scale.json"

@@ -6,6 +6,7 @@ from llm_operator.core import names
 from llm_operator.kube import CLAIMS, JOBS, LLMDEPLOYMENTS, PODS, Kube, Resource
 from llm_operator.reflector import Reflector
 from llm_operator.watch_cache import WatchCache
+from llm_operator.workqueue import WorkQueue
 from tests.unit.operator.builders import a_claim, a_fetch, a_fetch_pod, a_pod
 
 NOBODY = cast(Kube, None)  # Events are taken without asking anybody.
@@ -145,3 +146,21 @@ def test_a_look_at_all_of_them_can_wait() -> None:
     told.places.clear()
     told.reflector.enqueue_all(None)
     assert told.places == {("clinic", "triage"): True}
+
+
+async def test_with_many_new_ones_in_the_queue_the_one_under_way_is_finished_first() -> None:
+    watched: WatchCache = WatchCache()
+    queue: WorkQueue[tuple[str, str]] = WorkQueue()
+    reflector = Reflector(NOBODY, watched, queue.add, lambda _: None)
+
+    def take(resource: Resource, live: dict[str, Any], version: int) -> None:
+        metadata = {"uid": f"uid-{live['metadata']['name']}", "resourceVersion": str(version), **live["metadata"]}
+        reflector.take(resource, {"type": "MODIFIED", "object": {**live, "metadata": metadata}})
+
+    take(LLMDEPLOYMENTS, an_llmdeployment("triage"), 1)
+    assert await queue.get() == ("clinic", "triage")
+    queue.done(("clinic", "triage"))
+    for number in range(50):
+        take(LLMDEPLOYMENTS, an_llmdeployment(f"new-{number}"), 2 + number)
+    take(PODS, a_pod(), 100)
+    assert await queue.get() == ("clinic", "triage"), "its pod is there: it comes before fifty that are new"
