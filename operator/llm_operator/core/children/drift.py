@@ -1,5 +1,9 @@
 """Does a live object still say all that we declare? Finds what does not, and the object with that put right. Pure.
 
+    declared, and there otherwise    drift: put right, unless admission made it so at our own write (admission.py)
+    not declared, and there          left alone (defaults, other people's additions), unless it is harmful (foreign.py)
+    another revision's template      replaced whole, in one write
+
 The API server adds defaults, and others may add what we do not declare (a policy engine's toleration, `kubectl rollout
 restart`'s annotation): both are left alone, but for what would break the server or its roll-out (foreign.py). A
 difference that admission made at our own write is accepted (admission.py). Lists that the API merges by key are

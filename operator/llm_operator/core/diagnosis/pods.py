@@ -1,8 +1,15 @@
 """Why pods do not become ready: reads pod and ReplicaSet states, returns the fault and how sure it is.
 
+    proof, once it has lasted a while   image name invalid, image not found or denied, container wrongly declared,
+                                        pods refused for good (refusals.py)
+    proof, once it is counted           out of memory, crashes that say why (2), crashes that do not (3)
+    doubt                               no room, evicted, gated, registry or runtime away, a probe that is not answered,
+                                        a container that somebody injected
+
 Checks are pure and ordered; of one pod the first that finds something counts, of several pods the surest. What can pass
-by itself (capacity, a registry, a runtime, a webhook, a container that somebody injected) is a doubt, whatever its
-state is called: causes are read from the words.
+by itself is a doubt, whatever its state is called: causes are read from the words. What follows from a proof or a doubt
+is decided in revisions/verdict.py.
+
 Text that changes by itself (back-off times, restart counts, generated pod names in API errors) is kept out:
 it would be written to the status again and again. A runtime's own words come last, so that a message with
 them starts like one without.

@@ -1,5 +1,14 @@
 """May a revision start, as far as its model goes? Pure; called by planner.py before anything of it is applied.
 
+    how the fetch stands                                     verdict
+    --------------------                                     -------
+    the model is there, and fits into the memory limit       pinned: the revision may start
+    it is there, and does not fit                            Rejected
+    the fetch ended, and only an edit can help               Rejected, for its own reason
+    the fetch ended for what can pass                        tried again, until the deadline
+    bytes come                                               the deadline moves on
+    nobody can tell whether bytes come                       waits: a fetch that stalls ends by itself
+
 A fetch that ended badly condemns the revision with its own reason, one that can pass has until the deadline, which
 moves on as long as bytes come. While a fetch works and nobody can tell whether bytes come it is not condemned: it ends
 by itself when none do. A model that does not fit into the declared memory is refused. What serves is touched by none

@@ -1,5 +1,9 @@
 """May a claim be pruned now, and of what? Pure; called by planner.py when there is nothing else to do.
 
+    everybody who names the claim wants it (cache.prune: Unused)    ─┐
+    every record in the namespace can be read                        ├─► a Job deletes what no record is pinned to
+    what is declared runs and is good, nothing is being fetched     ─┘
+
 A Job deletes the models that no recorded revision needs; the operator itself touches no file. In doubt nothing is
 deleted: everybody who names the claim must agree, every record must be readable, and nothing may be on its way. What
 is pinned between this decision and the deletion was fetched within the grace period, and the Job leaves that alone.

@@ -1,4 +1,8 @@
-"""The condition Ready as an ordered list of checks: the first hit wins. Pure; called by conditions.py."""
+"""The condition Ready as an ordered list of checks: the first hit wins. Pure; called by conditions.py.
+
+The order is at the end (READINESS_CHECKS): why nothing can be done, then whether the model is there, what was rejected
+and what serves instead, whether the change has arrived, what the pods lack, how far the roll-out is; else it is Ready.
+"""
 
 from collections.abc import Callable
 
