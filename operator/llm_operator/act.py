@@ -144,35 +144,37 @@ class Actor:
     async def _do(self, observation: Observation, action: Action) -> tuple[Observation, Cause | None]:
         match action:
             case CreateRevision():
-                return await self._record(observation, action)
+                return await self._create_revision(observation, action)
             case SetVerdict():
-                return await self._judge(observation, action), None
+                return await self._set_verdict(observation, action), None
             case SetAdmitted():
                 stored = await self._kube.patch(
                     action.live, [{"op": "add", "path": ADMITTED_PATH, "value": action.annotation}]
                 )
-                self._keep(observation, stored)
+                self._remember(observation, stored)
                 return _with_revision(observation, stored), None
             case Adopt():
                 stored = await self._kube.patch(action.live, list(action.operations))
-                self._keep(observation, stored)
+                self._remember(observation, stored)
                 log.info("adopted %s %s", stored["kind"], _path(stored))
                 return observation, None
             case DeleteRevision():
-                return await self._forget(observation, action), None
+                return await self._delete_revision(observation, action), None
             case Apply():
                 return await self._apply(observation, action), None
             case Create() | Patch() | Delete():
                 return await self._see_to_the_model(observation, action), None
 
-    async def _record(self, observation: Observation, action: CreateRevision) -> tuple[Observation, Cause | None]:
+    async def _create_revision(
+        self, observation: Observation, action: CreateRevision
+    ) -> tuple[Observation, Cause | None]:
         try:
             stored = await self._kube.create(action.manifest)
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
             return observation, await self._why_taken(observation, action.manifest, error)
-        self._keep(observation, stored)
+        self._remember(observation, stored)
         log.info("recorded revision %s", _path(stored))
         return _with_revision(observation, stored), None
 
@@ -190,16 +192,16 @@ class Actor:
             self._watched.put(BY_KIND["ControllerRevision"], await self._kube.patch(live, operations))
         raise error
 
-    async def _judge(self, observation: Observation, action: SetVerdict) -> Observation:
+    async def _set_verdict(self, observation: Observation, action: SetVerdict) -> Observation:
         operations = [{"op": "add", "path": VERDICT_PATH, "value": action.annotation}]
         if action.model is not None:
             operations.append({"op": "add", "path": MODEL_PATH, "value": action.model})
         stored = await self._kube.patch(action.live, operations)
-        self._keep(observation, stored)
+        self._remember(observation, stored)
         log.info("verdict on %s: %s", _path(stored), action.annotation)
         return _with_revision(observation, stored)
 
-    async def _forget(self, observation: Observation, action: DeleteRevision) -> Observation:
+    async def _delete_revision(self, observation: Observation, action: DeleteRevision) -> Observation:
         await self._kube.delete(action.live)
         self._watched.remove(BY_KIND["ControllerRevision"], action.live)
         log.info("forgot revision %s", _path(action.live))
@@ -220,7 +222,7 @@ class Actor:
             stored = await self._kube.create(action.manifest)
         else:
             stored = await self._kube.patch(action.live, list(action.operations))
-        self._keep(observation, stored)
+        self._remember(observation, stored)
         log.info("%s %s %s", "made" if isinstance(action, Create) else "amended", stored["kind"], _path(stored))
         if stored["kind"] == "Job":
             is_new = isinstance(action, Create) and names.FETCH in stored["metadata"].get("labels", {})
@@ -228,7 +230,7 @@ class Actor:
             return dataclasses.replace(observation, fetch=stored) if is_declared else observation
         return dataclasses.replace(observation, claim=stored)
 
-    def _keep(self, observation: Observation, stored: Manifest) -> None:
+    def _remember(self, observation: Observation, stored: Manifest) -> None:
         """Let the watch cache know of an own write; whoever else has a share in the object is told."""
         parent = observation.parent
         self._watched.put(BY_KIND[stored["kind"]], stored, reader=(parent.namespace, parent.name))
@@ -239,7 +241,7 @@ class Actor:
         else:
             stored = await self._kube.patch(action.live, list(action.operations))
         kind = stored["kind"]
-        self._keep(observation, stored)
+        self._remember(observation, stored)
         log.info("applied %s %s", kind, _path(stored))
         now_known = admission.learned(action.manifest, stored, action.accepted)
         news = sorted(now_known.accepted.keys() - action.accepted.keys())
