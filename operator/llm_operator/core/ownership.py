@@ -1,9 +1,11 @@
 """Whose is a live object? Nothing that is not ours is ever touched. Pure.
 
-controlled by this LLMDeployment (its uid)       ours
-controlled by an LLMDeployment of the name, gone  its own, until the garbage collector has taken it
-controlled by nobody, with all our labels        an orphan: ours if the annotation adopt-orphans asks for it
-anything else                                    somebody else's: told as NameConflict, and left alone
+What a live object is to an LLMDeployment:
+
+    controlled by it (its uid)                   ours
+    controlled by an earlier one of the name     waits until the garbage collector has taken it
+    controlled by nobody, with all our labels    an orphan: ours if the annotation adopt-orphans asks for it
+    anything else                                somebody else's: told as NameConflict, and left alone
 """
 
 from llm_operator.api.conditions import Cause, Reason
