@@ -223,7 +223,7 @@ def test_the_stand_in_runs_as_a_program_with_a_repository_for_each_fault(tmp_pat
             hub.url = json.loads(process.stdout.readline())["url"]
 
             def reason(name: str) -> str:
-                policy = {"fetch_stall_seconds": 0.7} if name == "stalled" else {}
+                policy = {"fetch_stall_seconds": 3} if name == "stalled" else {}
                 return failure(hub, tmp_path, model_repository=f"tiny/{name}", **policy).reason
 
             with ThreadPoolExecutor() as pool:

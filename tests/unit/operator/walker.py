@@ -280,12 +280,16 @@ class Walker:
             assert target.last_good is None or not enabled, "a rejected revision is not applied"
 
     def _is_as_recorded(self, applied: Revision, template: Manifest) -> bool:
-        """Whether a template is that of a revision, but for what admission makes of it."""
+        """Whether a template is that of a revision, but for what admission makes of it.
+
+        Two webhooks may have had their way: the first one's is accepted, and stays when the second one changes more.
+        """
         annotations = {key: one for key, one in template["metadata"]["annotations"].items() if key != RESTARTED_AT}
         template = {**template, "metadata": {**template["metadata"], "annotations": annotations}}
-        return template == applied.template or any(
-            template == self.cluster.changed_by_admission(applied.template, how) for how in NORMALISE
-        )
+        ways = [applied.template]
+        for _ in range(2):
+            ways += [self.cluster.changed_by_admission(one, how) for one in ways for how in NORMALISE]
+        return template in ways
 
     def _check_told(self, observation: Observation, status: Manifest) -> None:
         conditions = {one["type"]: one for one in status["conditions"]}
