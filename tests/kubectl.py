@@ -1,12 +1,18 @@
-"""kubectl as the tests use it: the real program against one kubeconfig, answers as plain dicts."""
+"""kubectl as the tests use it: the real program against one kubeconfig, answers as plain dicts.
+
+What only looks is read over a kept connection where that is known to show the same (tests/reader.py).
+"""
 
 import json
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tests import reader
 
 Manifest = dict[str, Any]
 Answer = TypeVar("Answer")
@@ -41,11 +47,17 @@ class Kubectl:
 
     def get(self, kind: str, name: str) -> Manifest | None:
         """The object, or None."""
+        with suppress(reader.Unread):
+            return reader.get(self.kubeconfig, self.namespace, kind, name)
         text = self("get", kind, name, "--ignore-not-found", "-o", "json")
         return json.loads(text) if text else None
 
     def list(self, kind: str, *arguments: str) -> list[Manifest]:
         """All objects of the namespace."""
+        selector = arguments[1] if arguments[:1] == ("-l",) else ""
+        if len(arguments) == 2 * bool(selector):
+            with suppress(reader.Unread):
+                return reader.objects(self.kubeconfig, self.namespace, kind, selector)
         return list(json.loads(self("get", kind, *arguments, "-o", "json"))["items"])
 
     def patch(self, kind: str, name: str, patch: Manifest, *arguments: str) -> None:
@@ -54,8 +66,11 @@ class Kubectl:
 
 
 def eventually(check: Callable[[], Answer], *, seconds: float = 180, every: float = 0.2) -> Answer:
-    """Call `check` until it returns something true; its last failure, or answer, is the error."""
-    deadline = time.monotonic() + seconds
+    """Call `check` until it returns something true; its last failure, or answer, is the error.
+
+    First after `every` seconds; what takes long is looked at a little less often.
+    """
+    deadline, pause = time.monotonic() + seconds, every
     while True:
         try:
             answer = check()
@@ -66,7 +81,8 @@ def eventually(check: Callable[[], Answer], *, seconds: float = 180, every: floa
             problem = error
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s; last seen: {problem!r}")
-        time.sleep(every)
+        time.sleep(pause)
+        pause = min(pause * 1.2, 2.5 * every)
 
 
 def an_llmdeployment(name: str = "triage", **spec: Any) -> Manifest:

@@ -34,10 +34,7 @@ class Api:
 
     def request(self, method: str, path: str, body: Json | None = None, *, kind: str = "json") -> Json:
         """One request; raises ApiError with the server's message for any refusal."""
-        assert self._server.hostname is not None
-        connection = http.client.HTTPSConnection(
-            self._server.hostname, self._server.port, context=self._context, timeout=60
-        )
+        connection = self.connect()
         try:
             headers = {"Content-Type": f"application/{kind}", "Accept": "application/json"}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
@@ -51,6 +48,11 @@ class Api:
             raise ApiError(answer.status, content)
         parsed: Json = json.loads(content) if content.startswith("{") else {"text": content}
         return parsed
+
+    def connect(self) -> http.client.HTTPSConnection:
+        """A connection to the server, opened by its first request."""
+        assert self._server.hostname is not None
+        return http.client.HTTPSConnection(self._server.hostname, self._server.port, context=self._context, timeout=60)
 
     def apply(self, collection: str, manifest: Json) -> None:
         """Server-side apply, so that a second `up` changes nothing."""
