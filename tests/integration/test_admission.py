@@ -264,10 +264,12 @@ def test_what_somebody_adds_by_hand_where_a_webhook_would_may_is_taken_out(kubec
             "-p",
             json.dumps([operation]),
         )
-    eventually(
-        lambda: [one["name"] for one in deployment(kubectl)["spec"]["template"]["spec"]["containers"]] == ["server"]
-    )
-    assert "initContainers" not in deployment(kubectl)["spec"]["template"]["spec"]
+
+    def is_taken_out() -> bool:
+        pod = deployment(kubectl)["spec"]["template"]["spec"]
+        return [one["name"] for one in pod["containers"]] == ["server"] and "initContainers" not in pod
+
+    eventually(is_taken_out)
 
 
 @pytest.mark.usefixtures("operator")
