@@ -97,7 +97,7 @@ def causes() -> Iterator[Cause]:
         yield found.told
 
 
-FINDINGS = list(dict.fromkeys(causes()))
+CAUSES = list(dict.fromkeys(causes()))
 
 
 def ours(message: str) -> str:
@@ -109,7 +109,7 @@ def fields_in(text: str) -> set[str]:
     return set(re.findall(r"\bspec(?:\.[a-z][A-Za-z]*)+", text))
 
 
-ADVISED = sorted({(str(one.reason), field) for one in FINDINGS for field in fields_in(ours(one.message))})
+ADVISED = sorted({(str(one.reason), field) for one in CAUSES for field in fields_in(ours(one.message))})
 
 
 def rejected(reason: str) -> Revision:
@@ -148,7 +148,7 @@ def test_an_edit_of_the_field_that_a_message_names_has_it_tried_again(reason: st
     assert (ready["status"], status["desiredRevision"]) == ("True", status["lastKnownGoodRevision"])
 
 
-@pytest.mark.parametrize("reason", sorted({str(one.reason) for one in FINDINGS} | {str(one) for one in FETCH_REASONS}))
+@pytest.mark.parametrize("reason", sorted({str(one.reason) for one in CAUSES} | {str(one) for one in FETCH_REASONS}))
 def test_a_token_has_it_tried_again_whatever_it_was_rejected_for_and_is_named(reason: str) -> None:
     bad = rejected(reason)
     told = build_status(running(a_spec(**BAD), GOOD, bad), None)["conditions"]
@@ -191,7 +191,7 @@ def test_the_advice_for_a_model_that_does_not_fit_is_among_these() -> None:
 
 def test_every_fault_of_pods_has_a_message_here() -> None:
     start, end = list(Reason).index(Reason.INVALID_IMAGE_NAME), list(Reason).index(Reason.PROGRESS_DEADLINE_EXCEEDED)
-    assert set(list(Reason)[start : end + 1]) == {one.reason for one in FINDINGS}
+    assert set(list(Reason)[start : end + 1]) == {one.reason for one in CAUSES}
 
 
 # No remedy names what an LLMDeployment lacks.
