@@ -17,8 +17,8 @@ from inference_server.fetch.ready import damage, parse_ready
 from inference_server.fetch.settings import load_fetch_settings
 from inference_server.fetch.staging import file_sizes, look, read_reference
 from inference_server.settings import Settings, load_settings, require_model
+from inference_server.system_prompt import system_prompt
 from inference_server.termination import ExitCode, StartupError
-from inference_server.triage.prompt import system_prompt
 
 ChoiceT = TypeVar("ChoiceT", bound=str)
 

@@ -1,5 +1,11 @@
 """The one way from HTTP to the engine, for whole answers and for streams: counts what becomes of every request.
 
+    a request ─► too long for the context? ─► its share of thinking ─► engine.submit ─► pieces ─► Finished
+                 refused, not counted         (engine/budget.py)        │ nothing for    │ timed, counted
+                 in tokens                                              │ long after the │
+                                                                        │ deadline:      └─ no words: NoAnswer
+                                                                        └─ EngineStalled
+
 Used by `api`. Looks like an engine's `submit`, so that `engine.answer` can collect from it.
 """
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from inference_server.api.keys import Keys, read_keys
 from inference_server.settings import Settings
-from inference_server.triage.prompt import system_prompt
+from inference_server.system_prompt import system_prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,12 +35,12 @@ from inference_server.triage.safe_text import SAFE_TEXT
 CLIENT_CLOSED_REQUEST = 499
 OPENAI_PREFIX = "/v1"
 # OpenAI's own codes, where programs look for them; others are our reasons in small letters.
-_CODES = {
+_OPENAI_CODES = {
     "InvalidKey": "invalid_api_key",
     "PromptTooLong": "context_length_exceeded",
     "QueueFull": "rate_limit_exceeded",
 }
-_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _UNKNOWN_FIELD = "(unknown field)"
 _PARTS_OF_A_REQUEST = frozenset({"body", "query", "path", "header"})
 # pydantic's messages for these are built from our schema alone.
@@ -128,8 +128,10 @@ def openai_error(error: ProblemError) -> dict[str, Any]:
     if first is not None:
         param = ".".join(str(part) for part in first.loc[1:] if part != "(unknown field)") or None
         message = f"{param or 'body'}: {first.msg}"
-    kind = _TYPES.get(error.status_code, "invalid_request_error" if error.status_code < 500 else "server_error")
-    body = OpenAIErrorBody(message=message, type=kind, param=param, code=_CODES.get(error.reason, _snake(error.reason)))
+    kind = _OPENAI_TYPES.get(error.status_code, "invalid_request_error" if error.status_code < 500 else "server_error")
+    body = OpenAIErrorBody(
+        message=message, type=kind, param=param, code=_OPENAI_CODES.get(error.reason, _snake(error.reason))
+    )
     return OpenAIError(error=body).model_dump(mode="json")
 
 

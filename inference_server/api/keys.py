@@ -7,8 +7,7 @@ import hmac
 import re
 from pathlib import Path
 
-from inference_server.settings import Settings, invalid_settings
-from inference_server.triage.prompt import MANUAL
+from inference_server.settings import MANUAL, Settings, invalid_settings
 
 # What a header can carry: visible ASCII.
 _KEY = re.compile(r"[!-~]+")

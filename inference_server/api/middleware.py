@@ -1,5 +1,13 @@
 """Plain ASGI middlewares, the outermost first; app.py puts them around the routes.
 
+    RequestIds       outermost: everything below, errors included, knows the id
+    AccessLog        one line and one set of metrics for whatever becomes of the request
+    CloseOnDrain     so that clients reconnect to another pod
+    RequireKey       before anything reads the body
+    UnhandledErrors  inside of the log, so that it sees the 500
+    Framing          bodies that would be read otherwise than they are meant
+    BodyLimit        innermost: it counts what is read
+
 (Starlette's BaseHTTPMiddleware would hide a client's disconnect from the routes.)
 """
 
@@ -19,18 +27,17 @@ from inference_server.lifecycle import Lifecycle, Phase
 from inference_server.telemetry.logs import QuickLogger, request_id_var
 from inference_server.telemetry.metrics import Metrics
 
-HEADER = "X-Request-ID"
-_RAW_HEADER = HEADER.lower().encode()
+REQUEST_ID_HEADER = "X-Request-ID"
+_RAW_HEADER = REQUEST_ID_HEADER.lower().encode()
 # Ids are logged and sent back, so a client's own is taken only where it cannot break a log line or be prose.
 _ACCEPTABLE = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 logger = logging.getLogger(__name__)
 access_log = QuickLogger("inference_server.access")
-UNMATCHED = "(unmatched)"
+UNMATCHED_ROUTE = "(unmatched)"
 # A method is the client's text, too.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics", "/docs", "/openapi.json"})
-_SCHEME = b"bearer "
-_REASON = "BodyTooLarge"
+_BEARER = b"bearer "
 
 
 class RequestIds:
@@ -95,7 +102,7 @@ class AccessLog:
             self._record(scope, status, time.perf_counter() - begin)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        literal: str = scope["path"] if scope["path"] in self._routes else UNMATCHED
+        literal: str = scope["path"] if scope["path"] in self._routes else UNMATCHED_ROUTE
         route: str = getattr(scope.get("route"), "path", literal)
         method = scope["method"] if scope["method"] in METHODS else "OTHER"
         self._metrics.end(route=route, method=method, code=status, seconds=seconds)
@@ -140,7 +147,7 @@ class RequireKey:
         if len(offered) != 1:
             return False
         value = offered[0].encode("latin-1")
-        return value[: len(_SCHEME)].lower() == _SCHEME and self._keys.admit(value[len(_SCHEME) :].strip())
+        return value[: len(_BEARER)].lower() == _BEARER and self._keys.admit(value[len(_BEARER) :].strip())
 
 
 class UnhandledErrors:
@@ -201,7 +208,7 @@ class BodyLimit:
             return
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if announced.isdigit() and int(announced) > self._max_bytes:
-            await error_answer(scope, ProblemError(413, _REASON, self._detail))(scope, receive, send)
+            await error_answer(scope, ProblemError(413, "BodyTooLarge", self._detail))(scope, receive, send)
             return
         received = 0
 
@@ -210,7 +217,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
-                raise ProblemError(413, _REASON, self._detail)
+                raise ProblemError(413, "BodyTooLarge", self._detail)
             return message
 
         await self._app(scope, receive_within_limit, send)

@@ -5,8 +5,9 @@ import pytest
 from inference_server.api.config import api_config
 from inference_server.engine.protocol import Message
 from inference_server.settings import Settings
+from inference_server.system_prompt import system_prompt
 from inference_server.termination import StartupError
-from inference_server.triage.prompt import system_prompt, with_system_prompt
+from inference_server.triage.prompt import with_system_prompt
 from tests.unit.server.engines import CountingEngine
 from tests.unit.server.running import an_app
 
