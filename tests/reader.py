@@ -3,9 +3,10 @@
 What a user types goes through the real kubectl (tests/kubectl.py); this only looks.
 """
 
+import atexit
 import http.client
 import json
-import threading
+from collections import deque
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,36 +43,42 @@ class Unread(Exception):
 
 
 class Reader:
-    """GET requests to the API server of one kubeconfig; a connection for each thread."""
+    """GET requests to the API server of one kubeconfig; any thread may ask."""
 
     def __init__(self, kubeconfig: Path) -> None:
         self._api = Api(kubeconfig)
-        self._local = threading.local()
+        self._free: deque[http.client.HTTPSConnection] = deque()
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Nobody asks any more."""
+        while self._free:
+            self._free.pop().close()
 
     def get(self, path: str) -> Manifest | None:
         """The answer; None for 404 of an object. Raises Unread."""
-        for _ in range(2):
-            connection: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
-            fresh = connection is None
-            if connection is None:
-                connection = self._local.connection = self._api.connect()
+        while True:
+            fresh = not self._free
+            try:
+                connection = self._free.pop()
+            except IndexError:
+                connection = self._api.connect()
             try:
                 connection.request("GET", path, headers={"Accept": "application/json"})
                 answer = connection.getresponse()
                 content = answer.read()
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
-                self._local.connection = None
                 if fresh:
                     raise Unread(str(error)) from error
                 continue  # The server had closed it.
+            self._free.append(connection)
             if answer.status == 404 and content.startswith(b"{") and json.loads(content)["details"].get("name"):
                 return None  # And not the kind, which is answered in plain text.
             if answer.status != 200:
                 raise Unread(f"{answer.status}")
             found: Manifest = json.loads(content)
             return found
-        raise Unread("the connection was closed")
 
 
 @lru_cache
