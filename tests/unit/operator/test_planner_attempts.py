@@ -8,10 +8,11 @@ import pytest
 from llm_operator.core import names
 from llm_operator.core.actions import Apply, CreateRevision, SetVerdict
 from llm_operator.core.observation import Observation
-from llm_operator.core.planner import NEXT_LOOK_SECONDS, plan
+from llm_operator.core.planner import plan
 from llm_operator.core.revisions.attempts import LEFT_ASIDE
 from llm_operator.core.revisions.revision import Revision
 from llm_operator.core.revisions.state import RolloutTerms, State, Verdict, decode
+from llm_operator.core.steps.revisions import NEXT_LOOK_SECONDS
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,

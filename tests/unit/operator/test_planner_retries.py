@@ -9,11 +9,12 @@ import pytest
 from llm_operator.core import names
 from llm_operator.core.actions import Apply, CreateRevision, SetVerdict
 from llm_operator.core.observation import InvalidSpec, Observation, Settings
-from llm_operator.core.planner import NEXT_LOOK_SECONDS, Plan, plan
+from llm_operator.core.planner import Plan, plan
 from llm_operator.core.revisions.history import BUDGET_WINDOW, read_history
 from llm_operator.core.revisions.revision import Revision, next_name
 from llm_operator.core.revisions.state import State, Verdict, decode
 from llm_operator.core.revisions.target import choose_target, fallback_spec
+from llm_operator.core.steps.revisions import NEXT_LOOK_SECONDS
 from tests.unit.operator.builders import (
     NOW,
     SETTINGS,
