@@ -23,8 +23,10 @@ REINSTALL := --reinstall-package llm-operator
 PYTEST := $(BIN)/pytest --durations=10
 # A process for each processor; more than four want more memory than they save time.
 PARALLEL := -n logical --maxprocesses=4
-# Tests that mostly wait: more of them than processors. Each process has a control plane of its own.
+# Tests that mostly wait: more of them at a time than there are processors.
 WAITING := -n 3
+# Each process has a control plane of its own, of 1 GB.
+PLANES := -n 4
 # Decisions without I/O, covered to the last branch.
 PURE_FETCH := failures layout ownership plan progress ready retention retry
 PURE_ENGINE := admission hardware sampling scheduler thinking writer
@@ -95,7 +97,7 @@ unit: $(SETUP) ## Fast tests, no cluster; all decisions are covered to the last 
 .PHONY: integration
 integration: $(SETUP) ## Tests on a real control plane with simulated nodes
 	@echo "==> Integration tests"
-	$(PYTEST) -m integration --ignore=tests/unit $(WAITING) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m integration --ignore=tests/unit $(PLANES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: e2e
 e2e: $(SETUP) deploy-local ## Tests on a real node: images, operator in a pod, real servers
