@@ -68,9 +68,9 @@ class Kubectl:
 def eventually(check: Callable[[], Answer], *, seconds: float = 180, every: float = 0.2) -> Answer:
     """Call `check` until it returns something true; its last failure, or answer, is the error.
 
-    First after `every` seconds; what takes long is looked at a little less often.
+    A look costs little, so that it is looked at again soon; what takes longer is looked at less often.
     """
-    deadline, pause = time.monotonic() + seconds, every
+    deadline, pause = time.monotonic() + seconds, every / 4
     while True:
         try:
             answer = check()
@@ -82,7 +82,7 @@ def eventually(check: Callable[[], Answer], *, seconds: float = 180, every: floa
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s; last seen: {problem!r}")
         time.sleep(pause)
-        pause = min(pause * 1.2, 2.5 * every)
+        pause = min(pause * 1.3, 2.5 * every)
 
 
 def an_llmdeployment(name: str = "triage", **spec: Any) -> Manifest:
