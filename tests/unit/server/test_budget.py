@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from inference_server.engine.budget import ANSWER_TOKENS, thinking_budget, tokens_per_second
 from inference_server.engine.protocol import MAX_TOKENS, EngineInfo, EngineStats
 from inference_server.settings import Settings
-from inference_server.triage.prompt import system_prompt
+from inference_server.system_prompt import system_prompt
 
 ONE = EngineInfo("qwen", "m", None, concurrent_requests=4, predicted_tokens_per_second=8.0)
 
