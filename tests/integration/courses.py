@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -66,11 +67,30 @@ class Courses(dict[str, Course]):
         kubectl("delete", "namespace", kubectl.namespace, "--wait=false")
 
 
-def check_what_held_all_the_time(runs: Runs, folder: Path) -> None:
-    """What must hold of every course, checked once all have ended."""
-    kstatus_was_never_in_two_minds(runs)
-    the_log_tells_of_no_unexpected_error(runs)
-    another_version_of_the_operator_restarts_no_pod_and_writes_nothing(runs, folder)
+class Story:
+    """The tests of a story: a subclass names its courses."""
+
+    courses: ClassVar[Courses]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "name" in metafunc.fixturenames:
+            metafunc.parametrize("name", self.courses)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def runs(
+        cls, control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    ) -> Iterator[Runs]:
+        with cls.courses.run(control_plane, tmp_path_factory.mktemp("courses"), request) as runs:
+            yield runs
+
+    def test_course(self, runs: Runs, name: str) -> None:
+        runs.results[name].result()
+
+    def test_what_held_all_the_time(self, runs: Runs, tmp_path: Path) -> None:
+        kstatus_was_never_in_two_minds(runs)
+        the_log_tells_of_no_unexpected_error(runs)
+        another_version_of_the_operator_restarts_no_pod_and_writes_nothing(runs, tmp_path)
 
 
 def kstatus_was_never_in_two_minds(runs: Runs) -> None:

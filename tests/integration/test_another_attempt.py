@@ -1,14 +1,9 @@
 """When a revision is tried again, and what spec.rollback decides."""
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.integration.conftest import ControlPlane
-from tests.integration.courses import Courses, Runs, check_what_held_all_the_time
+from tests.integration.courses import Courses, Story
 from tests.integration.failures import FAILURES, SOON, fails
 from tests.integration.subject import (
     GOOD,
@@ -178,18 +173,5 @@ def the_same_rejected_spec_again_and_again_is_heard_once(subject: Subject) -> No
     assert Counter(one["objectRef"]["name"].partition(".")[0].partition("-")[0] for one in written).keys() == {"marker"}
 
 
-@pytest.fixture(scope="module")
-def runs(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Runs]:
-    with COURSES.run(control_plane, tmp_path_factory.mktemp("courses"), request) as runs:
-        yield runs
-
-
-@pytest.mark.parametrize("name", COURSES)
-def test_course(runs: Runs, name: str) -> None:
-    runs.results[name].result()
-
-
-def test_what_held_all_the_time(runs: Runs, tmp_path: Path) -> None:
-    check_what_held_all_the_time(runs, tmp_path)
+class TestAnotherAttempt(Story):
+    courses = COURSES

@@ -1,12 +1,10 @@
 """What is edited, deleted or scaled while a change is being tried or taken back."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from tests.integration.conftest import ControlPlane
-from tests.integration.courses import Courses, Runs, check_what_held_all_the_time
+from tests.integration.courses import Courses, Story
 from tests.integration.failures import FAILURES, SOON, fails, tells
 from tests.integration.subject import (
     GOOD,
@@ -228,18 +226,5 @@ def scaled_down_and_up_while_it_is_being_proved(subject: Subject) -> None:
     assert found["status"]["rejected"][0]["reason"] == "ProbeTimeout"
 
 
-@pytest.fixture(scope="module")
-def runs(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Runs]:
-    with COURSES.run(control_plane, tmp_path_factory.mktemp("courses"), request) as runs:
-        yield runs
-
-
-@pytest.mark.parametrize("name", COURSES)
-def test_course(runs: Runs, name: str) -> None:
-    runs.results[name].result()
-
-
-def test_what_held_all_the_time(runs: Runs, tmp_path: Path) -> None:
-    check_what_held_all_the_time(runs, tmp_path)
+class TestEditsMeanwhile(Story):
+    courses = COURSES

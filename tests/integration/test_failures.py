@@ -1,12 +1,6 @@
 """A change that fails is taken back, whatever the kind of failure."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from tests.integration.conftest import ControlPlane
-from tests.integration.courses import Courses, Runs, check_what_held_all_the_time
+from tests.integration.courses import Courses, Story
 from tests.integration.failures import FAILURES, Failure, fails, tells
 from tests.integration.subject import GOOD, Subject, new_namespace, rollout
 from tests.kubectl import eventually, is_ready
@@ -37,18 +31,5 @@ def fails_by_quota_and_is_tried_again_when_there_is_room(subject: Subject) -> No
     assert subject.states() == {"Good": 2}
 
 
-@pytest.fixture(scope="module")
-def runs(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Runs]:
-    with COURSES.run(control_plane, tmp_path_factory.mktemp("courses"), request) as runs:
-        yield runs
-
-
-@pytest.mark.parametrize("name", COURSES)
-def test_course(runs: Runs, name: str) -> None:
-    runs.results[name].result()
-
-
-def test_what_held_all_the_time(runs: Runs, tmp_path: Path) -> None:
-    check_what_held_all_the_time(runs, tmp_path)
+class TestFailures(Story):
+    courses = COURSES

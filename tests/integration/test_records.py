@@ -1,15 +1,10 @@
 """What is recorded of revisions: lost, spoiled, forgotten, and not made where nothing changed."""
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.integration.conftest import ControlPlane
-from tests.integration.courses import Courses, Runs, check_what_held_all_the_time
+from tests.integration.courses import Courses, Story
 from tests.integration.failures import FAILURES, fails
 from tests.integration.subject import INSTANCE, REVISION, VERDICT, Subject, is_rolled_back, revision, says, told
 from tests.kubectl import Manifest, condition, eventually, is_ready
@@ -154,18 +149,5 @@ def old_revisions_are_forgotten_and_needed_ones_kept(subject: Subject) -> None:
     assert len(subject.verdicts()) <= 7
 
 
-@pytest.fixture(scope="module")
-def runs(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Runs]:
-    with COURSES.run(control_plane, tmp_path_factory.mktemp("courses"), request) as runs:
-        yield runs
-
-
-@pytest.mark.parametrize("name", COURSES)
-def test_course(runs: Runs, name: str) -> None:
-    runs.results[name].result()
-
-
-def test_what_held_all_the_time(runs: Runs, tmp_path: Path) -> None:
-    check_what_held_all_the_time(runs, tmp_path)
+class TestRecords(Story):
+    courses = COURSES

@@ -1,12 +1,6 @@
 """What heals by itself, what fails after it was good, and a rollback that does not succeed at once."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from tests.integration.conftest import ControlPlane
-from tests.integration.courses import Courses, Runs, check_what_held_all_the_time
+from tests.integration.courses import Courses, Story
 from tests.integration.failures import SOON
 from tests.integration.subject import (
     INSTANCE,
@@ -162,18 +156,5 @@ def when_the_good_one_does_not_come_back_either(subject: Subject) -> None:
     assert subject.events()["RollbackFailed"] == 1
 
 
-@pytest.fixture(scope="module")
-def runs(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Runs]:
-    with COURSES.run(control_plane, tmp_path_factory.mktemp("courses"), request) as runs:
-        yield runs
-
-
-@pytest.mark.parametrize("name", COURSES)
-def test_course(runs: Runs, name: str) -> None:
-    runs.results[name].result()
-
-
-def test_what_held_all_the_time(runs: Runs, tmp_path: Path) -> None:
-    check_what_held_all_the_time(runs, tmp_path)
+class TestRecovery(Story):
+    courses = COURSES
