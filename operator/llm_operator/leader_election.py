@@ -1,4 +1,4 @@
-"""Leader election on a Lease: of several operators one works, the others stand by. Used by __main__.py.
+"""Leader election on a Lease: of several operators one works, the others stand by. Used by process.py.
 
 The leader stops believing in its lease (`RENEW_SECONDS` after the start of its last renewal) before anybody else may
 take it (`LEASE_SECONDS` after the end of it); between both it has ended. kube.py asks `valid` before every write,

@@ -23,7 +23,7 @@ from llm_operator.core.observation import Settings
 PRE_STOP_SECONDS = 5
 # preStop, then the server's own drain (25 s by default), then a little slack before SIGKILL.
 GRACE_SECONDS = 45
-# Half an hour.
+# Probes of a start, one every two seconds: half an hour.
 LEAST_PATIENCE = 900
 
 

@@ -1,4 +1,4 @@
-"""May a revision start, as far as its model goes? Pure; called by planner.py before anything of it is applied.
+"""May a revision start, as far as its model goes? Pure; called by steps/model_cache.py before any of it is applied.
 
     how the fetch stands                                     verdict
     --------------------                                     -------

@@ -1,4 +1,4 @@
-"""May a claim be pruned now, and of what? Pure; called by planner.py when there is nothing else to do.
+"""May a claim be pruned now, and of what? Pure; called by steps/model_cache.py when there is nothing else to do.
 
     everybody who names the claim wants it (cache.prune: Unused)    ─┐
     every record in the namespace can be read                        ├─► a Job deletes what no record is pinned to

@@ -1,4 +1,4 @@
-"""`kubectl rollout restart`, across changes of the revision. Pure; called by planner.py.
+"""`kubectl rollout restart`, across changes of the revision. Pure; called by steps/children.py.
 
 It writes the time into the pod template. A revision that comes back must have its template as it was when it ran, or
 all its pods, which serve, would be made anew. So the Deployment notes, beside the template, with which time each

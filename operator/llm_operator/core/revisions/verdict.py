@@ -1,4 +1,4 @@
-"""Is the revision that runs good, or is it at fault? Pure; called by planner.py.
+"""Is the revision that runs good, or is it at fault? Pure; called by steps/revisions.py.
 
     what is seen, the first that holds                             verdict
     ----------------------------------                             -------
